@@ -1,0 +1,23 @@
+"""Where the files of data/ are: beside the source in a checkout, inside the package in a wheel."""
+
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def path(name: str) -> Path:
+    """Path of a file of data/, by its name there.
+
+    Raises FileNotFoundError that says where it was looked for.
+
+    >>> path("mnist-5k.npz").name
+    'mnist-5k.npz'
+    """
+    folders = [_PACKAGE / "_data", _PACKAGE.parents[1] / "data"]
+    for folder in folders:
+        if (folder / name).exists():
+            return folder / name
+    raise FileNotFoundError(
+        f"hwlimits has no data file {name!r}: looked in {' and '.join(map(str, folders))}. "
+        "A stored result is made by its `make results-...` command; `make help` lists them."
+    )

@@ -1,0 +1,95 @@
+"""What made a stored number: command, commit, versions, machine, date, seeds."""
+
+from __future__ import annotations
+
+import datetime as dt
+import platform
+import subprocess
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import psutil
+
+PACKAGES = (
+    "hwlimits", "numpy", "tensorflow", "tf-keras", "tensorflow-model-optimization", "ai-edge-litert", "tflite-micro"
+)  # fmt: skip
+
+
+def provenance(command: str, *, seeds: Iterable[int] = (), **more) -> dict:
+    """A record to store with a result. `command` is what a reader types to make it again.
+
+    >>> record = provenance("make results-case-study", seeds=[0, 1])
+    >>> sorted(record)
+    ['command', 'commit', 'date', 'machine', 'seeds', 'versions']
+    """
+    return {
+        "command": command,
+        "commit": commit(),
+        "date": dt.date.today().isoformat(),
+        "seeds": list(seeds),
+        "versions": versions(),
+        "machine": machine(),
+        **more,
+    }
+
+
+def commit() -> str:
+    """The checkout's commit, '+changes' behind it if files differ from it, 'unknown' outside one."""
+    here = Path(__file__).resolve().parent
+    try:
+        head = _git(here, "rev-parse", "HEAD")
+        # A result being written is no change to what made it.
+        changed = _git(here, "status", "--porcelain", "--untracked-files=no", "--", ":/", ":(exclude,top)data/results")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return head + ("+changes" if changed else "")
+
+
+def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
+    """Versions of Python and of the packages that are installed."""
+    found = {"python": platform.python_version()}
+    for name in packages:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def machine() -> dict:
+    """The computer, without anything that names its owner."""
+    return {
+        "cpu": _cpu_model(),
+        "cores": psutil.cpu_count(logical=False) or psutil.cpu_count(),
+        "threads": psutil.cpu_count(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "os": f"{platform.system()} {platform.machine()}",
+        "int8_instructions": sorted(_cpu_flags() & {"avx_vnni", "avx512_vnni", "asimddp", "i8mm", "amx_int8"}),
+    }
+
+
+def _cpu_model() -> str:
+    for line in _cpuinfo():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _cpu_flags() -> set[str]:
+    for line in _cpuinfo():
+        if line.startswith(("flags", "Features")):
+            return set(line.split(":", 1)[1].split())
+    return set()
+
+
+def _cpuinfo() -> list[str]:
+    try:
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True, text=True)
+    return done.stdout.strip()

@@ -1,0 +1,271 @@
+"""The MNIST case study, end to end: train, prune, fine-tune, quantize, export, measure the file.
+
+    python -m hwlimits.training.case_study                one seed, the best data there is, a report
+    python -m hwlimits.training.case_study --full         the stored result, five seeds
+    python -m hwlimits.training.case_study --choose       the trials behind the recipe, on held-out images
+
+Four recipes of 15 epochs each are trained, so that what compression does can be told from what
+training longer does. Trainings run as processes of one thread each, as many as there are cores,
+and go on where they were interrupted; when all are done, the files are measured one by one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from hwlimits import data
+from hwlimits.machine.provenance import provenance
+from hwlimits.training import mnist as mnist_data
+from hwlimits.training.mnist import Mnist
+from hwlimits.training.recipe import Phase, Recipe
+
+BUILD = Path("build/case-study")
+STAGES = ("article", "baseline_5", "baseline_15", "control", "pruned", "quantized")
+INT8_STAGES = ("quantized",)
+FULL_SEEDS = (0, 1, 2, 3, 4)
+MICRO_IMAGES = 1_000  # the microcontroller runtime's plain kernels take milliseconds an image
+
+# The pipeline's choices, made on held-out training images: data/results/case_study_choices.json.
+SPARSITY = {"conv2": 0.80, "dense1": 0.93}
+SHIFT_PIXELS = 2
+
+
+def recipes(sparsity: dict[str, float] | None = None, shift_pixels: int = SHIFT_PIXELS) -> dict[str, Recipe]:
+    """The recipes by name. The arguments are the pipeline's, and so the control's.
+
+    article   section 5.2 as far as it can run: what prune_params and quantize_params leave, once
+              the call that does not exist is taken out, is three fits in a row
+    baseline  the article's network and settings, trained once
+    pipeline  dense, prune, hold, quantize
+    control   the pipeline's data, shifts, schedule and epochs, never pruned or quantized
+
+    >>> {recipe.epochs for recipe in recipes().values()}
+    {15}
+    """
+    sparsity = SPARSITY if sparsity is None else sparsity
+    pipeline = (
+        Phase(3, 2e-3),
+        Phase(6, 2e-3, "prune", sparsity=sparsity),
+        Phase(3, 1e-3, "hold", sparsity=sparsity),
+        Phase(3, 3e-4, "quantize"),
+    )
+    control = tuple(dataclasses.replace(phase, form="dense", sparsity={}) for phase in pipeline)
+    plain = {"learning_rate": 1e-3, "decay": False}
+    article = (Phase(5, share=0.9, **plain), Phase(5, share=0.9, **plain), Phase(5, **plain))
+    found = (
+        Recipe("article", 32, 0, article, {15: "article"}),
+        Recipe("baseline", 32, 0, (Phase(15, **plain),), {5: "baseline_5", 15: "baseline_15"}),
+        Recipe("control", 64, shift_pixels, control, {15: "control"}),
+        Recipe("pipeline", 64, shift_pixels, pipeline, {12: "pruned", 15: "quantized"}),
+    )
+    return {recipe.name: recipe for recipe in found}
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """One recipe with one seed on one data set, and the folder where its files are kept.
+
+    `data` is 'best', 'mnist-5k' or 'held-out' (the last 5,000 training images as test images).
+    """
+
+    recipe: Recipe
+    seed: int
+    data: str = "best"
+
+    @property
+    def folder(self) -> Path:
+        """Another recipe or other data has another folder, so that no run goes on with a stranger's files."""
+        what = json.dumps([self.load().source, dataclasses.asdict(self.recipe)], sort_keys=True)
+        mark = hashlib.sha256(what.encode()).hexdigest()[:10]
+        return BUILD / f"{self.recipe.name}-{mark}" / f"seed-{self.seed}"
+
+    @property
+    def done(self) -> bool:
+        return all((self.folder / f"{stage}.tflite").exists() for stage in self.recipe.stages.values())
+
+    def load(self) -> Mnist:
+        return _load(self.data)
+
+    def run(self) -> None:
+        """Train in this process; writes STAGE.tflite and STAGE.npy, the Keras model's answers."""
+        from hwlimits.training import export, fit
+        from hwlimits.training.keras import deterministic
+        from hwlimits.training.models import article_cnn
+
+        deterministic(self.seed)
+        mnist = self.load()
+        folder = self.folder
+
+        def at_stage(stage, model):
+            answers = model.predict(fit.scale(mnist.x_test), batch_size=500, verbose=0).argmax(axis=1)
+            np.save(folder / f"{stage}.npy", answers.astype(np.uint8))
+            part = folder / f"{stage}.part"
+            part.write_bytes(export.to_int8(model) if stage in INT8_STAGES else export.to_float32(model))
+            os.replace(part, folder / f"{stage}.tflite")
+
+        def at_epoch(epoch):
+            print(f"epoch {epoch}", flush=True)
+
+        fit.run(article_cnn(), self.recipe, mnist, self.seed, folder, at_stage, at_epoch)
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Training:
+        fields = json.loads(text)
+        recipe = fields.pop("recipe")
+        recipe["phases"] = tuple(Phase(**phase) for phase in recipe["phases"])
+        recipe["stages"] = {int(epoch): stage for epoch, stage in recipe["stages"].items()}
+        return cls(Recipe(**recipe), **fields)
+
+
+_loaded: dict[str, Mnist] = {}
+
+
+def _load(name: str) -> Mnist:
+    if name not in _loaded:
+        _loaded[name] = mnist_data.load().hold_out() if name == "held-out" else mnist_data.load(name)
+    return _loaded[name]
+
+
+def train_all(trainings: Iterable[Training], *, jobs: int | None = None, console: Console | None = None) -> None:
+    """Run trainings side by side, one thread each, with one progress bar over all their epochs.
+
+    Trainings whose files are there already are left out. Raises RuntimeError with the last line
+    that a failed training wrote, and the path of the rest.
+    """
+    wanted = [t for t in trainings if not t.done]
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("epochs; left"))
+    with Progress(*columns, TimeRemainingColumn(), TextColumn("elapsed"), TimeElapsedColumn(), console=console) as bar:
+        task = bar.add_task("training", total=sum(t.recipe.epochs for t in wanted))
+
+        def one(training: Training) -> None:
+            training.folder.mkdir(parents=True, exist_ok=True)
+            log = training.folder / "log.txt"
+            command = [sys.executable, "-m", "hwlimits.training.case_study", "--train", training.to_json()]
+            seen = 0
+            with (
+                open(log, "w", encoding="utf-8") as errors,
+                subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as child,
+            ):
+                for line in child.stdout:
+                    if line.startswith("epoch "):
+                        bar.advance(task, int(line.split()[1]) - seen)
+                        seen = int(line.split()[1])
+            if child.returncode:
+                last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
+                what = f"{training.recipe.name}, seed {training.seed}"
+                raise RuntimeError(f"training {what} failed: {' '.join(last)} (the rest: {log})")
+
+        with ThreadPoolExecutor(jobs or os.cpu_count() or 1) as pool:
+            list(pool.map(one, wanted))
+
+
+def measure_seed(trainings: Sequence[Training], attempts: int = 3) -> list[dict]:
+    """Measure the files of one seed's trainings, each against baseline_15; a record a stage."""
+    from hwlimits.training import evaluate
+    from hwlimits.training.litert import LiteRTFile
+
+    mnist = trainings[0].load()
+    paths = {stage: t.folder / f"{stage}.tflite" for t in trainings for stage in t.recipe.stages.values()}
+    files = {stage: paths[stage].read_bytes() for stage in STAGES if stage in paths}
+    answers = {stage: LiteRTFile(content).predict(mnist.x_test) for stage, content in files.items()}
+    right = {stage: given == mnist.y_test for stage, given in answers.items()}
+    records = []
+    for stage, content in files.items():
+        record = {"stage": stage, "seed": trainings[0].seed}
+        record |= evaluate.file_record(content, mnist, answers[stage])
+        keras_answers = np.load(paths[stage].with_suffix(".npy"))
+        record["keras_disagreement"] = evaluate.check_export(answers[stage], keras_answers)
+        record["mcnemar_vs_baseline"] = evaluate.mcnemar(right["baseline_15"], right[stage])
+        record |= evaluate.latency_record(content, files["baseline_15"], mnist.x_test, attempts)
+        record |= evaluate.memory_record(content)
+        if stage in INT8_STAGES:
+            evaluate.check_int8(content)
+            record |= evaluate.micro_record(content, mnist, MICRO_IMAGES)
+        records.append(record)
+    return records
+
+
+def run(
+    seeds: Sequence[int] = (0,), source: str = "best", *, console: Console | None = None, command: str, attempts: int = 3
+) -> dict:
+    """Train what is missing, measure every file, and return {"provenance": ..., "runs": [...]}.
+
+    `attempts` is how often a void comparison is tried before it is reported as void. Measured
+    seeds are kept beside their files: an interrupted run loses at most the one it was at.
+    """
+    by_seed = {seed: [Training(recipe, seed, source) for recipe in recipes().values()] for seed in seeds}
+    train_all([t for trainings in by_seed.values() for t in trainings], console=console)
+    runs = []
+    for trainings in by_seed.values():
+        kept = trainings[-1].folder / "measured.json"
+        if not kept.exists():
+            part = kept.with_suffix(".part")
+            part.write_text(json.dumps(measure_seed(trainings, attempts)), encoding="utf-8")
+            os.replace(part, kept)
+        runs += json.loads(kept.read_text(encoding="utf-8"))
+    return {"provenance": provenance(command, seeds=seeds), "runs": runs}
+
+
+def stored() -> dict:
+    """The full-size result that comes with the course: five seeds, all 70,000 images."""
+    return json.loads(data.path("results/case_study.json").read_text(encoding="utf-8"))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m hwlimits.training.case_study", description=__doc__.split("\n")[0])
+    parser.add_argument("--full", action="store_true", help="make data/results/case_study.json: five seeds, 70,000 images")
+    parser.add_argument("--train", metavar="JSON", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.train:
+        Training.from_json(options.train).run()
+        return
+    from hwlimits.training import report
+
+    console = Console()
+    if not options.full:
+        found = run(console=console, command="make case-study")
+        report.show(found, stored(), BUILD / "report.html", console)
+        return
+    if _load("best").source != "mnist":
+        console.print("The stored result is made on all 70,000 images: set HWLIMITS_MNIST or connect to a network.")
+        raise SystemExit(2)
+    found = run(FULL_SEEDS, console=console, command="make results-case-study", attempts=20)
+    store(found)
+
+
+def store(found: dict) -> None:
+    """Write the full result and its int8 files into data/results of this checkout."""
+    void = [r["stage"] for r in found["runs"] for b in (1, 128) if r[f"latency_batch{b}_verdict"] == "VOID"]
+    if void:
+        raise SystemExit(f"not stored: void comparisons of {', '.join(void)}; run again on a quieter machine")
+    target = data.path("results")
+    (target / "case_study").mkdir(exist_ok=True)
+    for seed in found["provenance"]["seeds"]:
+        folder = Training(recipes()["pipeline"], seed).folder
+        shutil.copy(folder / "quantized.tflite", target / "case_study" / f"quantized-seed{seed}.tflite")
+    text = json.dumps(found, indent=1)
+    # a list of numbers on one line: the file is read by people too
+    text = re.sub(r"\[\s+([^\[\]{}]*?)\s+\]", lambda m: "[" + re.sub(r"\s+", " ", m[1]) + "]", text)
+    (target / "case_study.json").write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""Training in phases, the same bit for bit whether it was interrupted or not.
+
+A recipe is a list of phases; each starts from the plain weights that the last one ended with,
+changes the model (prunes it, quantizes it, or leaves it) and trains it with an optimiser of its
+own. The order of the images and their shifts are drawn from (seed, epoch), and after each epoch
+weights and optimiser are saved: to resume is to go on.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from hwlimits.training import prune, quantize
+from hwlimits.training.keras import keras
+from hwlimits.training.mnist import Mnist
+from hwlimits.training.recipe import Phase, Recipe
+
+
+def run(
+    model: keras.Model,
+    recipe: Recipe,
+    mnist: Mnist,
+    seed: int,
+    folder: Path,
+    at_stage: Callable[[str, keras.Model], None],
+    at_epoch: Callable[[int], None] = lambda epoch: None,
+) -> keras.Model:
+    """Train `model` by `recipe` and call `at_stage(stage, model)` where the recipe says so.
+
+    `folder` holds what is needed to go on after an interruption. Pruned models arrive at
+    `at_stage` stripped, quantization-aware ones as they are. `at_epoch` hears of each epoch.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    done = 0
+    for number, phase in enumerate(recipe.phases):
+        saved = folder / f"phase-{number}.npz"
+        last = number == len(recipe.phases) - 1
+        model = _fit_phase(model, recipe, number, done, mnist, seed, folder, at_stage, at_epoch)
+        done += phase.epochs
+        if not last:  # every phase but the last ends with a plain model
+            if not saved.exists():
+                _save(saved, model.get_weights())
+            model.set_weights(_restore(saved))
+    return model
+
+
+def _fit_phase(model, recipe, number, done, mnist, seed, folder, at_stage, at_epoch):
+    """One phase. If its weights are saved already, the model comes back as it went in."""
+    phase = recipe.phases[number]
+    if (folder / f"phase-{number}.npz").exists():
+        at_epoch(done + phase.epochs)
+        return model
+    count = round(phase.share * len(mnist.x_train))
+    steps = math.ceil(count / recipe.batch)
+    model = _shape(model, phase, steps)
+    rate = phase.learning_rate
+    if phase.decay:
+        rate = keras.optimizers.schedules.CosineDecay(rate, phase.epochs * steps, alpha=0.01)
+    model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy")
+    model.optimizer.build(model.trainable_variables)
+    start = _resume(model, folder, number)
+    pruned = phase.form in ("prune", "hold")
+    for epoch in range(start, phase.epochs):
+        at_epoch(done + epoch)
+        images, labels = epoch_images(mnist, count, recipe.shift_pixels, seed, done + epoch)
+        model.fit(
+            images, labels, batch_size=recipe.batch, shuffle=False, verbose=0,
+            callbacks=prune.callbacks() if pruned else [],
+        )  # fmt: skip
+        stage = recipe.stages.get(done + epoch + 1)
+        if stage:
+            at_stage(stage, prune.strip(model) if pruned else model)
+        _save_state(model, folder, number, epoch + 1)
+    at_epoch(done + phase.epochs)
+    if pruned:
+        model = prune.strip(model)
+        prune.check_sparsity(prune.layer_sparsity(model), phase.sparsity)
+    return model
+
+
+def epoch_images(mnist: Mnist, count: int, shift_pixels: int, seed: int, epoch: int):
+    """Images float32 (count, 28, 28, 1) in [0, 1] and labels, shuffled and shifted for one epoch.
+
+    Each image moves by up to `shift_pixels` in both directions; what moves in is black.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    order = rng.permutation(count)
+    images, labels = mnist.x_train[order], mnist.y_train[order]
+    if shift_pixels:
+        margin = (shift_pixels, shift_pixels)
+        padded = np.pad(images, ((0, 0), margin, margin))
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (28, 28), axis=(1, 2))
+        down, right = rng.integers(0, 2 * shift_pixels + 1, (2, count))
+        images = windows[np.arange(count), down, right]
+    return scale(images), labels.astype(np.int32)
+
+
+def scale(images: np.ndarray) -> np.ndarray:
+    """uint8 (n, 28, 28) to float32 (n, 28, 28, 1) in [0, 1], what the networks take."""
+    return images[..., None].astype(np.float32) / 255
+
+
+def _shape(model: keras.Model, phase: Phase, steps_per_epoch: int) -> keras.Model:
+    if phase.form == "dense":
+        return model
+    if phase.form == "quantize":
+        return quantize.aware(model)
+    ramp = phase.epochs * steps_per_epoch if phase.form == "prune" else 0
+    return prune.prunable(model, phase.sparsity, ramp_steps=ramp, steps_per_epoch=steps_per_epoch)
+
+
+def _state(model: keras.Model) -> list[np.ndarray]:
+    return model.get_weights() + [np.asarray(v) for v in model.optimizer.variables]
+
+
+def _save_state(model: keras.Model, folder: Path, number: int, epoch: int) -> None:
+    _save(folder / "epoch.npz", [np.array([number, epoch]), *_state(model)])
+
+
+def _resume(model: keras.Model, folder: Path, number: int) -> int:
+    """Load the state saved in this phase, if there is one; the number of epochs already done."""
+    saved = folder / "epoch.npz"
+    if not saved.exists():
+        return 0
+    where, *state = _restore(saved)
+    if where[0] != number:
+        return 0
+    weights = len(model.get_weights())
+    model.set_weights(state[:weights])
+    for variable, value in zip(model.optimizer.variables, state[weights:], strict=True):
+        variable.assign(value)
+    return int(where[1])
+
+
+def _save(path: Path, arrays: list[np.ndarray]) -> None:
+    """Write whole or not at all: a file that is interrupted keeps its temporary name."""
+    part = path.with_suffix(".part.npz")
+    np.savez(part, *arrays)
+    os.replace(part, path)
+
+
+def _restore(path: Path) -> list[np.ndarray]:
+    with np.load(path) as arrays:
+        return [arrays[f"arr_{i}"] for i in range(len(arrays.files))]

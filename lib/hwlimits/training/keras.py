@@ -1,0 +1,30 @@
+"""The one door to TensorFlow and Keras.
+
+tensorflow-model-optimization prunes and quantizes Keras 2 models only; since TensorFlow 2.16,
+`tf.keras` is Keras 3, and its models are refused. So the course uses the package tf_keras, and
+every module gets it here:
+
+    from hwlimits.training.keras import keras, tf
+"""
+
+import os
+
+os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # for packages that look at tf.keras
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import tensorflow as tf  # noqa: E402
+import tf_keras as keras  # noqa: E402
+
+__all__ = ["deterministic", "keras", "tf"]
+
+
+def deterministic(seed: int, threads: int = 1) -> None:
+    """Make training repeatable bit for bit on one machine: seeds, operations, threads.
+
+    A sum over two threads depends on who comes first. One thread a process costs little here,
+    and two processes then use two cores. Call it before TensorFlow has run anything.
+    """
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(threads)
+    tf.config.experimental.enable_op_determinism()
+    keras.utils.set_random_seed(seed)

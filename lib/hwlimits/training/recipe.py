@@ -1,0 +1,44 @@
+"""How a model is trained, as data: a recipe is a list of phases. No TensorFlow is needed to read one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Some epochs with one optimiser (Adam) and one form of the model.
+
+    form      'dense'; 'prune' (sparsity rises to `sparsity` over the phase); 'hold' (the
+              sparsity is held); 'quantize' (quantization-aware, zeros kept)
+    decay     True lets the learning rate fall to 1 % of its start by a half cosine
+    share     the part of the training images that is used, from the first on
+    sparsity  share of zeros by layer name, for 'prune' and 'hold'
+    """
+
+    epochs: int
+    learning_rate: float
+    form: str = "dense"
+    decay: bool = True
+    share: float = 1.0
+    sparsity: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self):
+        if self.form not in ("dense", "prune", "hold", "quantize"):
+            raise ValueError(f"Phase(form={self.form!r}): the forms are dense, prune, hold and quantize")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Phases, and the stages that are cut out of them: epochs done (from the start) to stage name."""
+
+    name: str
+    batch: int
+    shift_pixels: int
+    phases: tuple[Phase, ...]
+    stages: Mapping[int, str]
+
+    @property
+    def epochs(self) -> int:
+        return sum(phase.epochs for phase in self.phases)
