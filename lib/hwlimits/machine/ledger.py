@@ -1,9 +1,9 @@
 """The ledger of predictions: a number is written down before it is measured, and both are kept.
 
-    ledger = Ledger()
-    ledger.predict("one dense layer", 2.1e-5, "s")
-    ledger.measure("one dense layer", lambda: x @ w, bound="memory")
-    ledger                                     # a table: predicted, measured, ratio, bound
+ledger = Ledger()
+ledger.predict("one dense layer", 2.1e-5, "s")
+ledger.measure("one dense layer", lambda: x @ w, bound="memory")
+ledger                                     # a table: predicted, measured, ratio, bound
 """
 
 from __future__ import annotations

@@ -140,7 +140,8 @@ def compare(
     """Compare the times of two calls, interleaved, with an A/A control.
 
     Each round runs a, a', b, b, a', a, where a' is a again: a machine that drifts steadily
-    through the round treats all three alike. The ratio is the median over the rounds; its
+    through the round treats all three alike. Before each sample the call runs once untimed, so
+    that it does not pay for what the other left in the caches. The ratio is the median over the rounds; its
     interval is a bootstrap over them. A void comparison is tried again, `attempts` times in
     all; the last is returned as it is, for the caller to show.
 
@@ -154,8 +155,8 @@ def compare(
     loops_b = _loops_for(b, min_sample_s, sync, clock)
     for attempt in range(1, attempts + 1):
         found = _compare_once(
-            lambda: _sample(a, loops_a, sync, clock),
-            lambda: _sample(b, loops_b, sync, clock),
+            lambda: (_sample(a, 1, sync, clock), _sample(a, loops_a, sync, clock))[1],
+            lambda: (_sample(b, 1, sync, clock), _sample(b, loops_b, sync, clock))[1],
             rounds,
             (loops_a, loops_b, attempt),
         )
@@ -165,7 +166,9 @@ def compare(
 
 
 def _compare_once(sample_a, sample_b, rounds: int, labels: tuple[int, int, int]) -> Comparison:
-    times = np.array([[s() for s in (sample_a, sample_a, sample_b, sample_b, sample_a, sample_a)] for _ in range(rounds)])
+    times = np.array(
+        [[s() for s in (sample_a, sample_a, sample_b, sample_b, sample_a, sample_a)] for _ in range(rounds)]
+    )
     a = times[:, [0, 5]].mean(axis=1)
     a_again = times[:, [1, 4]].mean(axis=1)
     b = times[:, [2, 3]].mean(axis=1)

@@ -38,7 +38,6 @@ BUILD = Path("build/case-study")
 STAGES = ("article", "baseline_5", "baseline_15", "control", "pruned", "quantized")
 INT8_STAGES = ("quantized",)
 FULL_SEEDS = (0, 1, 2, 3, 4)
-MICRO_IMAGES = 1_000  # the microcontroller runtime's plain kernels take milliseconds an image
 
 # The pipeline's choices, made on held-out training images: data/results/case_study_choices.json.
 SPARSITY = {"conv2": 0.80, "dense1": 0.93}
@@ -198,13 +197,18 @@ def measure_seed(trainings: Sequence[Training], attempts: int = 3) -> list[dict]
         record |= evaluate.memory_record(content)
         if stage in INT8_STAGES:
             evaluate.check_int8(content)
-            record |= evaluate.micro_record(content, mnist, MICRO_IMAGES)
+            record |= evaluate.micro_record(content, mnist)
         records.append(record)
     return records
 
 
 def run(
-    seeds: Sequence[int] = (0,), source: str = "best", *, console: Console | None = None, command: str, attempts: int = 3
+    seeds: Sequence[int] = (0,),
+    source: str = "best",
+    *,
+    console: Console | None = None,
+    command: str,
+    attempts: int = 3,
 ) -> dict:
     """Train what is missing, measure every file, and return {"provenance": ..., "runs": [...]}.
 
@@ -231,7 +235,9 @@ def stored() -> dict:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m hwlimits.training.case_study", description=__doc__.split("\n")[0])
-    parser.add_argument("--full", action="store_true", help="make data/results/case_study.json: five seeds, 70,000 images")
+    parser.add_argument(
+        "--full", action="store_true", help="make data/results/case_study.json: five seeds, 70,000 images"
+    )
     parser.add_argument("--train", metavar="JSON", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.train:

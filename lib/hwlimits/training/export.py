@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 from hwlimits.training.keras import keras, tf
 
 
@@ -19,4 +21,6 @@ def to_int8(model: keras.Model) -> bytes:
     converter = tf.lite.TFLiteConverter.from_keras_model(model)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.inference_input_type = converter.inference_output_type = tf.int8
-    return converter.convert()
+    with warnings.catch_warnings():  # the converter misses the calibration statistics that QAT makes needless
+        warnings.filterwarnings("ignore", "Statistics for quantized inputs were expected")
+        return converter.convert()

@@ -146,9 +146,7 @@ class LiteRTFile:
     def interpreter(self, batch: int = 1, *, threads: int = 1, reference: bool = False) -> Interpreter:
         """A LiteRT interpreter for `batch` images; `reference` takes the plain kernels instead of XNNPACK's."""
         kernels = OpResolverType.BUILTIN_REF if reference else OpResolverType.AUTO
-        found = Interpreter(
-            model_content=self.content, num_threads=threads, experimental_op_resolver_type=kernels
-        )
+        found = Interpreter(model_content=self.content, num_threads=threads, experimental_op_resolver_type=kernels)
         details = found.get_input_details()[0]
         found.resize_tensor_input(details["index"], (batch, *details["shape"][1:]))
         found.allocate_tensors()
@@ -212,7 +210,9 @@ def run_micro(file: LiteRTFile, images: np.ndarray) -> MicroRun:
     """
     runtime = micro_runtime()
     if runtime is None:
-        raise LiteRTError("tflite-micro is not installed: it has wheels for Linux on x86-64 only; this stage is left out")
+        raise LiteRTError(
+            "tflite-micro is not installed: it has wheels for Linux on x86-64 only; this stage is left out"
+        )
     details = file.interpreter().get_input_details()[0]
     interpreter = runtime.Interpreter.from_bytes(file.content)
     outputs = []

@@ -174,7 +174,8 @@ def _read(path: Path, shapes: dict[str, tuple[int, ...]], expected: str) -> dict
         digest.update(array)
     if digest.hexdigest() != expected:
         raise MnistError(
-            f"{path} is not MNIST: expected arrays with the SHA-256 {expected}, found {digest.hexdigest()}. {WHAT_TO_DO}"
+            f"{path} is not MNIST: expected arrays with the SHA-256 {expected}, "
+            f"found {digest.hexdigest()}. {WHAT_TO_DO}"
         )
     return arrays
 

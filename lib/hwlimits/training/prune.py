@@ -21,14 +21,16 @@ class PruningError(RuntimeError):
     """Pruning did not do what was asked."""
 
 
-def prunable(model: keras.Model, sparsity: Mapping[str, float], *, ramp_steps: int, steps_per_epoch: int) -> keras.Model:
+def prunable(
+    model: keras.Model, sparsity: Mapping[str, float], *, ramp_steps: int, steps_per_epoch: int
+) -> keras.Model:
     """Wrap the layers named in `sparsity` so that training prunes them to it.
 
     sparsity    share of zeros by layer name, each in (0, 1); the other layers stay dense
     ramp_steps  optimiser steps over which the sparsity rises from 0, by the cubic polynomial of
                 Zhu and Gupta (2017, arXiv 1710.01878, equation 1); 0 prunes at once and holds
 
-    Train the result with `callbacks()`, then `strip` it.
+    `model` itself is left as it is. Train the result with `callbacks()`, then `strip` it.
     """
     names = {layer.name for layer in model.layers}
     for name, share in sparsity.items():
@@ -48,7 +50,9 @@ def prunable(model: keras.Model, sparsity: Mapping[str, float], *, ramp_steps: i
             schedule = tfmot.sparsity.keras.ConstantSparsity(target, 0, frequency=frequency)
         return tfmot.sparsity.keras.prune_low_magnitude(layer, schedule)
 
-    return keras.models.clone_model(model, clone_function=wrap)
+    copy = keras.models.clone_model(model)  # the wrapped layers hold their variables: not those of `model`
+    copy.set_weights(model.get_weights())
+    return keras.models.clone_model(copy, clone_function=wrap)
 
 
 def callbacks() -> list[keras.callbacks.Callback]:
@@ -78,6 +82,7 @@ def check_sparsity(found: Mapping[str, float], wanted: Mapping[str, float]) -> N
     for name, share in wanted.items():
         if name not in found or abs(found[name] - share) > TOLERANCE:
             raise PruningError(
-                f"{name}: {100 * found.get(name, float('nan')):.1f} % of the weights are zero, {100 * share:.1f} % were "
-                "asked for. Was the run shorter than one update of the masks, or trained without callbacks()?"
+                f"{name}: {100 * found.get(name, float('nan')):.1f} % of the weights are zero, "
+                f"{100 * share:.1f} % were asked for. Was the run shorter than one update of the masks, "
+                "or trained without callbacks()?"
             )

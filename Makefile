@@ -1,0 +1,57 @@
+# Every command of the course; `make` alone lists them.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+
+PYTHON ?= python3
+VENV ?= .venv
+RUN := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+CHAPTERS := $(wildcard chapters/*.ipynb)
+
+help:  ## list the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(INSTALLED)  ## make the virtual environment (once; the other commands do it when needed)
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "hwlimits needs Python 3.11, 3.12 or 3.13, and there is no '$(PYTHON)' here. Install one and say: make PYTHON=/path/to/python3.12 ..."; exit 2; }
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else "hwlimits needs Python 3.11, 3.12 or 3.13; \"$(PYTHON)\" is %d.%d. Install one and say: make PYTHON=/path/to/python3.12 ..." % v)'
+	@echo "Setting up $(VENV): about 2.7 GB of packages, once."
+	@$(PYTHON) -m venv $(VENV) || { echo "Python's venv module is missing: on Debian and Ubuntu, apt install python3-venv"; exit 2; }
+	$(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+case-study: $(INSTALLED)  ## train, prune, quantize and measure the MNIST network: one seed, a report
+	$(RUN) -m hwlimits.training.case_study
+
+test: $(INSTALLED)  ## every check: style, library, doctests, notebooks
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m pytest -q
+	$(RUN) -m pytest -q --nbval --nbval-current-env --nbval-cell-timeout=900 -o addopts= $(CHAPTERS)
+
+lab: $(INSTALLED)  ## open JupyterLab on the course
+	$(RUN) -m jupyter lab chapters/08_case_study.ipynb
+
+execute: $(INSTALLED)  ## run the chapters and keep their outputs (after editing chapters/text/)
+	for text in chapters/text/*.md; do $(RUN) -m jupytext --sync --execute $$text; done
+
+results-case-study: $(INSTALLED)  ## make data/results/case_study.json: five seeds, all of MNIST; resumes
+	$(RUN) -m hwlimits.training.case_study --full
+
+results-choices: $(INSTALLED)  ## make data/results/case_study_choices.json: the trials behind the recipe
+	$(RUN) -m hwlimits.training.choices
+
+lock:  ## make requirements.lock from pyproject.toml (needs uv)
+	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes --no-emit-index-url -o requirements.lock
+
+format: $(INSTALLED)  ## format the code
+	$(RUN) -m ruff format .
+	$(RUN) -m ruff check --fix .
+
+clean:  ## remove what was built (the virtual environment and trained models)
+	rm -rf $(VENV) build dist
+
+.PHONY: help setup case-study test lab execute results-case-study results-choices lock format clean

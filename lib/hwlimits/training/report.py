@@ -1,0 +1,263 @@
+"""The case study's report: tables for the terminal, the chapter and a page, figures, and the claims.
+
+All of it is computed from the records of `case_study.run`; nothing here measures.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+
+import jinja2
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from hwlimits import plots
+from hwlimits.machine.timing import seconds
+from hwlimits.training.case_study import STAGES
+from hwlimits.training.evaluate import before_after, paired
+
+NAMES = {
+    "article": "article's recipe, 3 fits",
+    "baseline_5": "plain, 5 epochs",
+    "baseline_15": "plain, 15 epochs",
+    "control": "control, never compressed",
+    "pruned": "pruned",
+    "quantized": "pruned and int8",
+}
+
+
+def of(runs: Sequence[Mapping], stage: str, key: str) -> list:
+    """The values of one field of one stage, by seed.
+
+    Raises KeyError that lists the stages there are.
+    """
+    found = sorted((r["seed"], r[key]) for r in runs if r["stage"] == stage)
+    if not found:
+        raise KeyError(f"no runs of stage {stage!r}; there are {', '.join(sorted({r['stage'] for r in runs}))}")
+    return [value for _, value in found]
+
+
+def mean(runs: Sequence[Mapping], stage: str, key: str) -> float:
+    """Mean of one field of one stage over the seeds."""
+    return float(np.mean(of(runs, stage, key)))
+
+
+def difference(runs: Sequence[Mapping], after: str, before: str, key: str = "test_accuracy") -> dict:
+    """Mean of after - before, paired by seed, with its 95 % interval."""
+    return paired(of(runs, after, key), of(runs, before, key))
+
+
+def points(found: Mapping) -> str:
+    """A difference of two accuracies in percentage points.
+
+    >>> points({"mean": 0.0012, "low": -0.0001, "high": 0.0025})
+    '+0.12 points [-0.01, +0.25]'
+    """
+    return f"{100 * found['mean']:+.2f} points [{100 * found['low']:+.2f}, {100 * found['high']:+.2f}]"
+
+
+def stages(runs: Sequence[Mapping]) -> list[str]:
+    return [stage for stage in STAGES if any(r["stage"] == stage for r in runs)]
+
+
+def rows(runs: Sequence[Mapping]) -> list[dict[str, str]]:
+    """One row a stage: what it is, what it costs, what it does. Means over seeds where there are several."""
+    table = []
+    for stage in stages(runs):
+        accuracy = of(runs, stage, "test_accuracy")
+        if len(accuracy) == 1:
+            run = next(r for r in runs if r["stage"] == stage)
+            spread = f"[{100 * run['test_accuracy_low']:.2f}, {100 * run['test_accuracy_high']:.2f}]"
+            p_value = f"{run['mcnemar_vs_baseline']['p_value']:.2g}"
+        else:
+            spread = f"({100 * min(accuracy):.2f} to {100 * max(accuracy):.2f})"
+            p_values = [r["mcnemar_vs_baseline"]["p_value"] for r in runs if r["stage"] == stage]
+            p_value = f"{sum(p < 0.05 for p in p_values)} of {len(p_values)}"
+        table.append({
+            "stage": NAMES[stage],
+            "accuracy %": f"{100 * np.mean(accuracy):.2f} {spread}",
+            "McNemar": "-" if stage == "baseline_15" else p_value,
+            "not zero": f"{mean(runs, stage, 'nonzero_parameters'):,.0f}",
+            "raw kB": f"{mean(runs, stage, 'raw_bytes') / 1e3:.1f}",
+            "deflated kB": f"{mean(runs, stage, 'deflated_bytes') / 1e3:.1f}",
+            "entropy kB": f"{mean(runs, stage, 'entropy_bytes') / 1e3:.1f}",
+            "effective MACs": f"{mean(runs, stage, 'effective_macs') / 1e6:.2f} M",
+            **{f"batch {b}": _latency(runs, stage, b) for b in (1, 128)},
+            "peak memory MB": f"{mean(runs, stage, 'peak_memory_batch128_bytes') / 1e6:.1f}",
+        })  # fmt: skip
+    return table
+
+
+def _latency(runs: Sequence[Mapping], stage: str, batch: int) -> str:
+    prefix = f"latency_batch{batch}"
+    verdicts = set(of(runs, stage, f"{prefix}_verdict"))
+    time = f"{seconds(mean(runs, stage, f'{prefix}_median_s'))} (IQR {seconds(mean(runs, stage, f'{prefix}_iqr_s'))})"
+    speedup = mean(runs, stage, f"{prefix}_speedup")
+    said = f"{speedup:.2f}x" if verdicts <= {"faster"} or verdicts <= {"slower"} else "/".join(sorted(verdicts))
+    return time if stage == "baseline_15" else f"{time}, {said}"
+
+
+def recall_rows(runs: Sequence[Mapping]) -> list[dict[str, str]]:
+    """Recall of each digit, in per cent, one row a stage, mean over seeds."""
+    return [
+        {"stage": NAMES[stage]}
+        | {str(d): f"{100 * x:.1f}" for d, x in enumerate(np.mean(of(runs, stage, "recall_per_digit"), axis=0))}
+        for stage in stages(runs)
+    ]
+
+
+def notes(runs: Sequence[Mapping]) -> list[str]:
+    """What the table needs said beside it, and the claims that it supports."""
+    first, seeds = runs[0], sorted({r["seed"] for r in runs})
+    full = "all 70,000 images" if first["dataset"] == "mnist" else "the 5,000-image sample: intervals are wide"
+    said = [
+        f"source: {first['dataset']} ({full}); {first['test_images']:,} test images; "
+        f"seeds {', '.join(map(str, seeds))}.",
+        f"Latency: LiteRT, {first['latency_threads']} thread, input already set; each stage interleaved with "
+        "'plain, 15 epochs', with an A/A control.",
+        "McNemar: "
+        + ("p against 'plain, 15 epochs'." if len(seeds) == 1 else "seeds with p < 0.05 against 'plain, 15 epochs'."),
+        "Entropy: order-0, of the parameters alone, without the table a decoder needs.",
+    ]
+    final = [r for r in runs if r["stage"] == "quantized"]
+    disagreement = max(r["keras_disagreement"] for r in final)
+    said.append(f"The int8 file answers as its Keras model does on all but {100 * disagreement:.2f} % of the images.")
+    for micro in (r["micro"] for r in final[:1]):
+        said.append(f"Microcontroller runtime: {micro}." if isinstance(micro, str) else (
+            f"Microcontroller runtime: {100 * micro['test_accuracy']:.2f} % on {micro['test_images']:,} images, "
+            f"arena {micro['arena_bytes']:,} bytes."
+        ))  # fmt: skip
+    if len(seeds) > 1:
+        compression = points(difference(runs, "quantized", "control"))
+        training = points(difference(runs, "control", "baseline_15"))
+        said += [
+            f"What compression does to accuracy (final minus control): {compression}.",
+            f"What schedule and shifts do (control minus plain, 15 epochs): {training}.",
+        ]
+    voids = [r for r in runs for b in (1, 128) if r[f"latency_batch{b}_verdict"] == "VOID"]
+    if voids:
+        said.append(f"{len(voids)} of {2 * len(runs)} speed comparisons are VOID: the machine did not hold still.")
+    return said
+
+
+def markdown(table: Sequence[Mapping[str, str]]) -> str:
+    """Rows as a Markdown table."""
+    head = list(table[0])
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join(lines + ["| " + " | ".join(row.values()) + " |" for row in table])
+
+
+def stages_figure(runs: Sequence[Mapping]):
+    """Size, accuracy and latency of each stage, side by side; a dot for each seed. Returns (figure, alt)."""
+    names = stages(runs)
+    panels = (
+        ("deflated_bytes", 1e-3, "deflated file (kB)", "blue"),
+        ("test_accuracy", 100, "test accuracy (%)", "green"),
+        ("latency_batch1_median_s", 1e6, "latency, batch 1, 1 thread (µs)", "vermilion"),
+    )
+    figure, axes = plots.subplots(1, 3, figsize=(11, 3.2), sharey=True)
+    for axis, (key, scale, label, color) in zip(axes, panels, strict=True):
+        for place, stage in enumerate(names):
+            values = [scale * v for v in of(runs, stage, key)]
+            if key == "test_accuracy":
+                group = [r for r in runs if r["stage"] == stage]
+                low = np.mean([scale * r["test_accuracy_low"] for r in group])
+                high = np.mean([scale * r["test_accuracy_high"] for r in group])
+                axis.plot([low, high], [place, place], color="#999999", lw=4, alpha=0.6, solid_capstyle="butt")
+            else:
+                axis.barh(place, np.mean(values), color=plots.COLORS[color], height=0.6)
+            axis.plot(values, [place] * len(values), "o", ms=4, color="black", alpha=0.6)
+        axis.set_xlabel(label)
+    axes[0].set_yticks(range(len(names)), [NAMES[n] for n in names])
+    axes[0].invert_yaxis()
+    alt = "Three panels by stage. " + "; ".join(
+        f"{NAMES[n]}: {mean(runs, n, 'deflated_bytes') / 1e3:.0f} kB, {100 * mean(runs, n, 'test_accuracy'):.2f} %, "
+        f"{1e6 * mean(runs, n, 'latency_batch1_median_s'):.1f} µs" for n in names
+    )  # fmt: skip
+    return figure, alt
+
+
+def digits_figure(runs: Sequence[Mapping]):
+    """Which digits each stage gets wrong, in errors per 1,000 images of the digit. Returns (figure, alt)."""
+    names = stages(runs)
+    errors = np.array([1000 * (1 - np.mean(of(runs, n, "recall_per_digit"), axis=0)) for n in names])
+    figure, axis = plots.subplots(figsize=(8, 3.2))
+    image = axis.imshow(errors, aspect="auto")
+    axis.grid(False)
+    for (row, digit), value in np.ndenumerate(errors):
+        axis.text(digit, row, f"{value:.0f}", ha="center", color="white" if value < errors.max() * 0.6 else "black")
+    axis.set_xticks(range(10), range(10))
+    axis.set_yticks(range(len(names)), [NAMES[n] for n in names])
+    axis.set_xlabel("digit")
+    figure.colorbar(image, label="wrong per 1,000 images")
+    alt = "Errors per 1,000 images by stage and digit. " + "; ".join(
+        f"{NAMES[n]}: worst is {int(np.argmax(e))} with {e.max():.0f}, best {int(np.argmin(e))} with {e.min():.0f}"
+        for n, e in zip(names, errors, strict=True)
+    )
+    return figure, alt
+
+
+def comparison(runs: Sequence[Mapping], seed: int | None = None) -> list[tuple[str, str, str, str]]:
+    """Before (plain, 15 epochs) and after (pruned and int8) of one seed, with the verdicts that hold."""
+    seed = runs[0]["seed"] if seed is None else seed
+    before, after = (
+        next(r for r in runs if r["stage"] == s and r["seed"] == seed) for s in ("baseline_15", "quantized")
+    )
+    return before_after(before, after)
+
+
+def show(found: Mapping, full: Mapping, page: Path, console: Console) -> None:
+    """Print the report of a run, and write it with figures, beside the stored full result, as a page."""
+    runs = found["runs"]
+    for title, keys in (
+        ("What each stage weighs", ("stage", "not zero", "raw kB", "deflated kB", "entropy kB", "effective MACs")),
+        ("What it can do, and how fast", ("stage", "accuracy %", "McNemar", "batch 1", "batch 128", "peak memory MB")),
+    ):
+        table = Table(title=title, title_justify="left")
+        for key in keys:
+            table.add_column(key, justify="left" if key == "stage" else "right")
+        for row in rows(runs):
+            table.add_row(*(row[key] for key in keys))
+        console.print(table)
+    table = Table(
+        "",
+        "before",
+        "after",
+        "verdict",
+        title="Before and after: plain, 15 epochs, and pruned and int8",
+        title_justify="left",
+    )
+    for row in comparison(runs):
+        table.add_row(*row)
+    console.print(table)
+    for note in notes(runs):
+        console.print("-", note, highlight=False)
+    write_page(found, full, page)
+    console.print(f"The page with figures: {page}", highlight=False)
+
+
+def write_page(found: Mapping, full: Mapping, page: Path) -> None:
+    """Write the report as one HTML file that needs nothing beside it."""
+
+    def section(title, result):
+        runs = result["runs"]
+        return {
+            "title": title,
+            "notes": notes(runs),
+            "rows": rows(runs),
+            "recall": recall_rows(runs),
+            "figures": [
+                plots.html_image(f, escape(alt, quote=True)) for f, alt in (stages_figure(runs), digits_figure(runs))
+            ],
+            "comparison": comparison(runs),
+            "provenance": json.dumps(result["provenance"], indent=1),
+        }
+
+    template = jinja2.Template(Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8"), autoescape=True)
+    sections = [section("This run, on this computer", found), section("The stored result, five seeds", full)]
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(template.render(sections=sections), encoding="utf-8")

@@ -1,0 +1,45 @@
+"""Small models and data that several tests share; TensorFlow is loaded only where one is asked for."""
+
+import numpy as np
+import pytest
+
+from hwlimits.training import mnist as mnist_data
+from hwlimits.training.mnist import Mnist
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """480 training and 100 test images of the sample."""
+    sample = mnist_data.load("mnist-5k")
+    train, test = np.arange(0, 4000, 4000 // 480)[:480], np.arange(0, 1000, 10)
+    parts = sample.x_train[train], sample.y_train[train], sample.x_test[test], sample.y_test[test]
+    return Mnist(*parts, "tiny")
+
+
+@pytest.fixture(scope="session")
+def compressed(tiny, tmp_path_factory):
+    """A pipeline run in small: (stage to Keras model, stage to LiteRT file)."""
+    from hwlimits.training import export, fit
+    from hwlimits.training.keras import keras, tf
+    from hwlimits.training.litert import LiteRTFile
+    from hwlimits.training.models import article_cnn
+    from hwlimits.training.recipe import Phase, Recipe
+
+    tf.config.experimental.enable_op_determinism()
+    keras.utils.set_random_seed(0)
+    sparsity = {"conv2": 0.8, "dense1": 0.9}
+    phases = (
+        Phase(2, 2e-3),
+        Phase(2, 2e-3, "prune", sparsity=sparsity),
+        Phase(1, 1e-3, "hold", sparsity=sparsity),
+        Phase(1, 3e-4, "quantize"),
+    )
+    recipe = Recipe("pipeline", 32, 1, phases, {2: "dense", 5: "pruned", 6: "quantized"})
+    models, files = {}, {}
+
+    def at_stage(stage, model):
+        models[stage] = model
+        files[stage] = LiteRTFile((export.to_int8 if stage == "quantized" else export.to_float32)(model))
+
+    fit.run(article_cnn(), recipe, tiny, 0, tmp_path_factory.mktemp("fit"), at_stage)
+    return models, files

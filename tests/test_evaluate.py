@@ -1,0 +1,131 @@
+"""The statistics and the verdicts; what is read from files is in test_litert.py."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from hwlimits.training.evaluate import (
+    accuracy_interval,
+    before_after,
+    check_export,
+    latency_record,
+    mcnemar,
+    paired,
+    recall_per_digit,
+)
+
+
+@pytest.mark.parametrize(("correct", "total"), [(9920, 10_000), (975, 1000), (0, 50), (50, 50), (1, 3)])
+def test_interval_is_wilson_s_closed_form(correct, total):
+    z, p = 1.959963984540054, correct / total
+    centre = (p + z * z / (2 * total)) / (1 + z * z / total)
+    half = z / (1 + z * z / total) * math.sqrt(p * (1 - p) / total + z * z / (4 * total**2))
+    assert accuracy_interval(correct, total) == pytest.approx((centre - half, centre + half), abs=1e-9)
+
+
+@pytest.mark.parametrize(("correct", "total"), [(11, 10), (-1, 10), (0, 0)])
+def test_an_impossible_count_is_refused(correct, total):
+    with pytest.raises(ValueError, match="can't be"):
+        accuracy_interval(correct, total)
+
+
+def test_mcnemar_is_the_sum_of_the_binomial_tail():
+    rng = np.random.default_rng(0)
+    a, b = rng.random(1000) < 0.97, rng.random(1000) < 0.98
+    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    n, k = only_a + only_b, min(only_a, only_b)
+    tail = 2 * sum(math.comb(n, i) for i in range(k + 1)) / 2**n
+    found = mcnemar(a, b)
+    assert (found["only_a_right"], found["only_b_right"]) == (only_a, only_b)
+    assert found["p_value"] == pytest.approx(min(1, tail))
+
+
+def test_mcnemar_of_equal_answers_shows_nothing():
+    answers = np.array([True, False, True])
+    assert mcnemar(answers, answers)["p_value"] == 1.0
+
+
+def test_mcnemar_needs_the_same_images():
+    with pytest.raises(ValueError, match="both need the same images"):
+        mcnemar(np.ones(3, bool), np.ones(4, bool))
+
+
+def test_recall_is_counted_by_the_true_digit():
+    labels = np.repeat(np.arange(10), 4)
+    predicted = labels.copy()
+    predicted[:1] = 6  # one of four zeros taken for a six
+    assert recall_per_digit(labels, predicted) == [0.75] + [1.0] * 9
+
+
+def test_paired_is_student_s_interval_of_the_differences():
+    after, before = [0.994, 0.9935, 0.9951, 0.9942, 0.9938], [0.9931, 0.9928, 0.9940, 0.9939, 0.9935]
+    found = paired(after, before)
+    low, high = stats.ttest_rel(after, before).confidence_interval(0.95)
+    assert (found["low"], found["high"], found["n"]) == (pytest.approx(low), pytest.approx(high), 5)
+    assert found["mean"] == pytest.approx(np.mean(after) - np.mean(before))
+
+
+@pytest.mark.parametrize(("after", "before"), [([1.0], [1.0]), ([1.0, 1.0], [1.0])])
+def test_paired_needs_seeds_on_both_sides(after, before):
+    with pytest.raises(ValueError, match="needs the same seeds"):
+        paired(after, before)
+
+
+def test_an_export_that_answers_otherwise_is_refused():
+    answers = np.zeros(1000, int)
+    off = answers.copy()
+    off[:5] = 1
+    assert check_export(off, answers) == 0.005
+    off[:6] = 1
+    with pytest.raises(ValueError, match=r"answers otherwise than its Keras model on 0.60 %"):
+        check_export(off, answers)
+
+
+def record(**changes):
+    base = {
+        "raw_bytes": 400, "deflated_bytes": 300, "nonzero_parameters": 100, "effective_macs": 1000,
+        "test_accuracy": 0.99, "mcnemar_vs_baseline": {"p_value": 1.0},
+    }  # fmt: skip
+    for batch in (1, 128):
+        base |= {
+            f"latency_batch{batch}_baseline_median_s": 1e-4,
+            f"latency_batch{batch}_median_s": 1e-4,
+            f"latency_batch{batch}_speedup": 1.0,
+            f"latency_batch{batch}_verdict": "equal",
+        }
+    return base | changes
+
+
+def verdicts(after):
+    return {row[0]: row[3] for row in before_after(record(), after)}
+
+
+def test_nothing_is_a_gain_that_was_not_shown():
+    same = verdicts(record(test_accuracy=0.992, mcnemar_vs_baseline={"p_value": 0.2}))
+    assert same["accuracy"] == "no difference shown (McNemar p = 0.2)"
+    assert same["latency, batch 1"] == "no difference"
+    assert same["file, raw"] == "no difference"
+
+
+def test_a_void_speed_up_is_no_speed_up():
+    after = record(latency_batch1_speedup=3.0, latency_batch1_verdict="VOID")
+    assert verdicts(after)["latency, batch 1"] == "VOID: no verdict"
+
+
+def test_losses_are_said_as_plainly_as_gains():
+    after = record(
+        raw_bytes=800, test_accuracy=0.98, mcnemar_vs_baseline={"p_value": 0.001},
+        latency_batch1_speedup=0.5, latency_batch1_verdict="slower",
+    )  # fmt: skip
+    found = verdicts(after)
+    assert found["file, raw"] == "2.00x more"
+    assert found["accuracy"].startswith("loss of 1.00 points")
+    assert found["latency, batch 1"] == "0.50x, slower"
+
+
+def test_latency_needs_a_whole_batch(compressed):
+    content = compressed[1]["dense"].content
+    with pytest.raises(ValueError, match="3 images, a batch needs 128"):
+        latency_record(content, content, np.zeros((3, 28, 28), np.uint8))

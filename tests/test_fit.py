@@ -1,0 +1,97 @@
+"""Training in phases: what it is fed, and that an interruption changes nothing."""
+
+import contextlib
+
+import numpy as np
+import pytest
+
+from hwlimits.training import fit
+from hwlimits.training.keras import keras, tf
+from hwlimits.training.models import article_cnn
+from hwlimits.training.recipe import Phase, Recipe
+
+SPARSITY = {"conv2": 0.8, "dense1": 0.9}
+RECIPE = Recipe(
+    "small", 32, 1,
+    (Phase(1, 2e-3), Phase(2, 2e-3, "prune", sparsity=SPARSITY), Phase(1, 1e-3, "hold", sparsity=SPARSITY),
+     Phase(2, 3e-4, "quantize")),
+    {4: "pruned", 6: "quantized"},
+)  # fmt: skip
+
+
+class Interrupted(Exception):
+    pass
+
+
+def train(folder, tiny, stop_at=None):
+    """Train; stop before the epoch `stop_at`. Returns the weights of each stage that was reached."""
+    tf.config.experimental.enable_op_determinism()
+    keras.utils.set_random_seed(7)
+    reached = {}
+
+    def at_epoch(epoch):
+        if epoch == stop_at:
+            raise Interrupted
+
+    with contextlib.suppress(Interrupted):
+        fit.run(article_cnn(), RECIPE, tiny, 7, folder, lambda s, m: reached.update({s: m.get_weights()}), at_epoch)
+    return reached
+
+
+def test_a_run_interrupted_anywhere_ends_with_the_same_weights(tiny, tmp_path):
+    whole = train(tmp_path / "whole", tiny)
+    pieces = {}
+    for stop_at in (0, 2, 3, 4, 5, None):  # in each phase, and between two
+        pieces |= train(tmp_path / "pieces", tiny, stop_at)
+    assert set(whole) == set(pieces) == {"pruned", "quantized"}
+    for stage in whole:
+        for a, b in zip(whole[stage], pieces[stage], strict=True):
+            assert np.array_equal(a, b), stage
+
+
+def test_each_epoch_has_all_images_once_and_an_order_of_its_own(tiny):
+    first, labels = fit.epoch_images(tiny, 480, 0, seed=1, epoch=0)
+    again, _ = fit.epoch_images(tiny, 480, 0, seed=1, epoch=0)
+    other, _ = fit.epoch_images(tiny, 480, 0, seed=1, epoch=1)
+    assert first.dtype == np.float32
+    assert first.shape == (480, 28, 28, 1)
+    assert (first.min(), first.max()) == (0, 1)
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+    sort = lambda images: sorted(image.tobytes() for image in images)  # noqa: E731
+    assert sort(first) == sort(other) == sort(fit.scale(tiny.x_train))
+    assert np.array_equal(np.bincount(labels), np.bincount(tiny.y_train))
+
+
+def test_shifts_move_the_digit_whole_and_both_ways(tiny):
+    images, _ = fit.epoch_images(tiny, 480, 2, seed=1, epoch=0)
+    order = np.random.default_rng([1, 0]).permutation(480)
+    moves = set()
+    for image, original in zip(images[..., 0], tiny.x_train[order] / np.float32(255), strict=True):
+        found = [
+            (down, right)
+            for down in range(-2, 3)
+            for right in range(-2, 3)
+            if np.array_equal(image, shifted(original, down, right))
+        ]
+        assert found, "an image is not a shift of its original"
+        moves.add(found[0])
+    assert len(moves) == 25
+
+
+def shifted(image, down, right):
+    moved = np.zeros_like(image)
+    rows, columns = np.mgrid[:28, :28]
+    inside = (rows + down >= 0) & (rows + down < 28) & (columns + right >= 0) & (columns + right < 28)
+    moved[rows[inside] + down, columns[inside] + right] = image[inside]
+    return moved
+
+
+def test_a_share_takes_the_first_images(tiny):
+    _, labels = fit.epoch_images(tiny, 240, 0, seed=1, epoch=0)
+    assert np.array_equal(np.bincount(labels, minlength=10), np.bincount(tiny.y_train[:240], minlength=10))
+
+
+def test_an_unknown_form_is_refused():
+    with pytest.raises(ValueError, match="the forms are dense, prune, hold and quantize"):
+        Phase(1, 1e-3, "squeeze")

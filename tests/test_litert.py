@@ -1,0 +1,136 @@
+"""What is read from a file, against the Keras model it came from and hand-derived counts."""
+
+import math
+import zlib
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from hwlimits.training import evaluate, litert
+from hwlimits.training.litert import LiteRTError, LiteRTFile, run_micro, to_input
+
+# conv1 maps 28x28x1 to 26x26x32 by 3x3, conv2 13x13x32 to 11x11x64, dense1 5*5*64 = 1,600 to 64, dense2 64 to 10
+MACS = [26 * 26 * 32 * 3 * 3 * 1, 11 * 11 * 64 * 3 * 3 * 32, 1600 * 64, 64 * 10]
+
+
+@pytest.mark.parametrize("stage", ["dense", "pruned", "quantized"])
+def test_macs_are_those_counted_by_hand(compressed, stage):
+    file = compressed[1][stage]
+    assert [layer.macs for layer in file.layers] == MACS
+    assert [layer.op for layer in file.layers] == ["CONV_2D", "CONV_2D", "FULLY_CONNECTED", "FULLY_CONNECTED"]
+
+
+@pytest.mark.parametrize("stage", ["dense", "pruned"])
+def test_parameters_are_those_of_the_keras_model(compressed, stage):
+    model, file = compressed[0][stage], compressed[1][stage]
+    assert file.parameter_count == model.count_params() == 121_930
+    assert file.nonzero_parameters == sum(np.count_nonzero(w) for w in model.get_weights())
+    for layer, name in zip(file.layers, ("conv1", "conv2", "dense1", "dense2"), strict=True):
+        kernel = model.get_layer(name).kernel.numpy()
+        assert np.array_equal(np.moveaxis(kernel, -1, 0), layer.weights)
+
+
+def test_the_zeros_of_pruning_are_in_the_int8_file(compressed):
+    conv1, conv2, dense1, dense2 = (np.mean(layer.weights == 0) for layer in compressed[1]["quantized"].layers)
+    assert conv2 >= 0.8
+    assert dense1 >= 0.9
+    assert conv1 < 0.2
+    assert dense2 < 0.2
+
+
+def test_effective_macs_leave_out_the_zeros(compressed):
+    for layer in compressed[1]["quantized"].layers:
+        places = layer.macs // layer.weights.size
+        assert layer.effective_macs == places * sum(1 for w in layer.weights.ravel().tolist() if w)
+
+
+def test_what_is_not_counted_is_listed(compressed):
+    assert compressed[1]["dense"].not_counted == ["MAX_POOL_2D", "MAX_POOL_2D", "RESHAPE", "SOFTMAX"]
+
+
+def test_int8_is_in_every_heavy_tensor_and_only_there(compressed):
+    assert compressed[1]["quantized"].int8_weights
+    assert not compressed[1]["pruned"].int8_weights
+    evaluate.check_int8(compressed[1]["quantized"].content)
+    with pytest.raises(ValueError, match=r"CONV_2D .* has float32 weights, int8 was asked for"):
+        evaluate.check_int8(compressed[1]["pruned"].content)
+
+
+def test_sizes_are_those_of_the_bytes(compressed):
+    file = compressed[1]["quantized"]
+    assert file.raw_bytes == len(file.content)
+    assert zlib.decompress(zlib.compress(file.content, 9)) == file.content
+    assert file.deflated_bytes == len(zlib.compress(file.content, 9)) < file.raw_bytes / 3
+
+
+def test_entropy_is_shannon_s_sum(compressed):
+    file = compressed[1]["quantized"]
+    bits = 0.0
+    for values in file.parameters:
+        counts = Counter(values.ravel().tolist())
+        bits += -sum(n * math.log2(n / values.size) for n in counts.values())
+    assert file.entropy_bytes == pytest.approx(bits / 8)
+    assert file.entropy_bytes < file.deflated_bytes, "deflate does not beat the limit on weights like these"
+
+
+def test_the_float_file_computes_what_keras_computes(compressed, tiny):
+    expected = compressed[0]["pruned"].predict(tiny.x_test[..., None].astype(np.float32) / 255, verbose=0)
+    assert compressed[1]["pruned"].outputs(tiny.x_test) == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_int8_file_answers_as_its_keras_model_but_for_rounding(compressed, tiny):
+    keras_answers = compressed[0]["quantized"].predict(tiny.x_test[..., None].astype(np.float32) / 255, verbose=0)
+    share = np.mean(compressed[1]["quantized"].predict(tiny.x_test) != keras_answers.argmax(axis=1))
+    assert share <= 0.02
+
+
+def test_another_model_is_not_taken_for_the_exported_one(compressed, tiny):
+    other = compressed[1]["dense"].predict(tiny.x_test)
+    with pytest.raises(ValueError, match="Was the right model exported"):
+        evaluate.check_export((other + 1) % 10, other)
+
+
+def test_batches_do_not_change_the_answers(compressed, tiny):
+    file = compressed[1]["quantized"]
+    assert np.array_equal(file.outputs(tiny.x_test, batch=7), file.outputs(tiny.x_test))
+
+
+def test_runner_runs_the_whole_batch(compressed, tiny):
+    file = compressed[1]["dense"]
+    interpreter = file.interpreter(16)
+    assert tuple(interpreter.get_input_details()[0]["shape"]) == (16, 28, 28, 1)
+    file.runner(tiny.x_test[:16])()
+
+
+def test_input_is_quantized_by_the_file_s_own_scale():
+    images = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
+    details = {"dtype": np.int8, "quantization": (1 / 255, -128)}
+    assert np.array_equal(to_input(images, details).ravel(), np.arange(-128, 128))
+    assert to_input(images, {"dtype": np.float32}).max() == 1.0
+
+
+def test_the_microcontroller_runtime_agrees_with_the_reference_kernels(compressed, tiny):
+    if litert.micro_runtime() is None:
+        pytest.skip("tflite-micro is not installed here")
+    file = compressed[1]["quantized"]
+    run = run_micro(file, tiny.x_test)
+    steps = np.abs(run.outputs.astype(int) - file.outputs(tiny.x_test, reference=True))
+    assert steps.max() <= 1
+    # the activations alone: input and conv1's output, or conv1's and pool1's, are alive at once
+    assert 26 * 26 * 32 + 13 * 13 * 32 <= run.arena_bytes < 40_000
+
+
+def test_without_the_microcontroller_runtime_the_stage_says_so(compressed, tiny, monkeypatch):
+    monkeypatch.setattr(litert, "micro_runtime", lambda: None)
+    monkeypatch.setattr(evaluate, "micro_runtime", lambda: None)
+    with pytest.raises(LiteRTError, match="tflite-micro is not installed"):
+        run_micro(compressed[1]["quantized"], tiny.x_test)
+    said = evaluate.micro_record(compressed[1]["quantized"].content, tiny)["micro"]
+    assert said.startswith("not run: tflite-micro")
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\0" * 100])
+def test_what_is_no_model_is_refused(content):
+    with pytest.raises(LiteRTError, match=f"not a LiteRT file: its {len(content):,} bytes"):
+        LiteRTFile(content)

@@ -1,0 +1,244 @@
+"""The loader: where it looks, what it refuses, and that it never pretends."""
+
+import functools
+import hashlib
+import http.server
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+
+import numpy as np
+import pytest
+
+from hwlimits.training import mnist
+from hwlimits.training.mnist import MnistError
+
+SHAPES = {"x_train": (60, 28, 28), "y_train": (60,), "x_test": (10, 28, 28), "y_test": (10,)}
+
+
+@pytest.fixture
+def small(monkeypatch, tmp_path):
+    """A 'full set' of 70 random images; returns its arrays. The environment names no file, the cache is empty."""
+    rng = np.random.default_rng(0)
+    arrays = {name: rng.integers(0, 10, shape).astype(np.uint8) for name, shape in SHAPES.items()}
+    digest = hashlib.sha256(b"".join(a.tobytes() for a in arrays.values())).hexdigest()
+    monkeypatch.setattr(mnist, "FULL_SHAPES", SHAPES)
+    monkeypatch.setattr(mnist, "ARRAYS_SHA256", digest)
+    monkeypatch.delenv("HWLIMITS_MNIST", raising=False)
+    monkeypatch.setenv("HWLIMITS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(mnist, "MIRRORS", ("http://127.0.0.1:9/a.npz", "http://127.0.0.1:9/b.npz"))
+    return arrays
+
+
+@pytest.fixture
+def mirror(tmp_path):
+    """A server on loopback; returns its address and the folder it serves."""
+    folder = tmp_path / "mirror"
+    folder.mkdir()
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
+    handler.log_message = lambda *a: None
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", folder
+    server.shutdown()
+    server.server_close()
+
+
+def cached(tmp_path):
+    return [p for p in (tmp_path / "cache").rglob("*") if p.suffix != ".lock"]
+
+
+def test_the_sample_is_split_four_to_one_the_same_way_each_time():
+    first, again = mnist.load("mnist-5k"), mnist.load("mnist-5k")
+    assert first.source == "mnist-5k"
+    assert first.x_train.shape == (4000, 28, 28)
+    assert (np.bincount(first.y_train) == 400).all()
+    assert (np.bincount(first.y_test) == 100).all()
+    assert np.array_equal(first.x_test, again.x_test)
+    seen = {image.tobytes() for image in first.x_train}
+    assert not any(image.tobytes() in seen for image in first.x_test)
+
+
+def test_the_sample_is_part_of_the_training_images_of_mnist():
+    if not os.environ.get("HWLIMITS_MNIST"):
+        pytest.skip("HWLIMITS_MNIST is not set")
+    full = mnist.load()
+    assert full.source == "mnist"
+    assert (len(full.x_train), len(full.x_test)) == (60_000, 10_000)
+    label_of = {image.tobytes(): label for image, label in zip(full.x_train, full.y_train, strict=True)}
+    sample = mnist.load("mnist-5k")
+    assert [label_of[i.tobytes()] for i in sample.x_train] == list(sample.y_train)
+    assert [label_of[i.tobytes()] for i in sample.x_test] == list(sample.y_test)
+
+
+def test_the_file_that_the_variable_names_comes_first(small, tmp_path, monkeypatch):
+    np.savez(tmp_path / "mine.npz", **small)
+    monkeypatch.setenv("HWLIMITS_MNIST", str(tmp_path / "mine.npz"))
+    found = mnist.load()
+    assert found.source == "mnist"
+    assert np.array_equal(found.x_test, small["x_test"])
+
+
+def test_a_named_file_that_is_missing_is_an_error_not_a_substitute(small, monkeypatch):
+    monkeypatch.setenv("HWLIMITS_MNIST", "/nowhere/mnist.npz")
+    with pytest.raises(MnistError, match=r"HWLIMITS_MNIST names /nowhere/mnist.npz, and there is no such file"):
+        mnist.load()
+
+
+def test_offline_the_sample_is_used_and_said(small, tmp_path, capsys):
+    assert mnist.load().source == "mnist-5k"
+    assert "no network; using the 5,000 images" in capsys.readouterr().out
+    assert cached(tmp_path) == []
+
+
+def test_a_download_is_cached_and_not_repeated(small, mirror, tmp_path, monkeypatch):
+    address, folder = mirror
+    np.savez(folder / "mnist.npz", **small)
+    monkeypatch.setattr(mnist, "MIRRORS", (f"{address}/missing.npz", f"{address}/mnist.npz"))
+    assert mnist.load().source == "mnist"
+    (folder / "mnist.npz").unlink()
+    assert mnist.load().source == "mnist", "from the cache, the mirror being empty"
+    assert [p.name for p in cached(tmp_path)] == ["mnist.npz"]
+
+
+@pytest.mark.parametrize("content", [b"<html>please log in</html>", b"", b"PK\x03\x04 then nothing"])
+def test_a_corrupt_download_is_refused_and_leaves_nothing_behind(small, mirror, tmp_path, monkeypatch, content):
+    address, folder = mirror
+    (folder / "mnist.npz").write_bytes(content)
+    monkeypatch.setattr(mnist, "MIRRORS", (f"{address}/mnist.npz",))
+    with pytest.raises(MnistError) as caught:
+        mnist.load()
+    message = str(caught.value)
+    assert f"The download from {address}/mnist.npz is not MNIST" in message
+    assert mnist.ARRAYS_SHA256 in message
+    assert hashlib.sha256(content).hexdigest() in message
+    assert cached(tmp_path) == []
+
+
+def test_a_corrupt_first_mirror_does_not_stop_the_second(small, mirror, monkeypatch):
+    address, folder = mirror
+    (folder / "bad.npz").write_bytes(b"nonsense")
+    np.savez(folder / "good.npz", **small)
+    monkeypatch.setattr(mnist, "MIRRORS", (f"{address}/bad.npz", f"{address}/good.npz"))
+    assert mnist.load().source == "mnist"
+
+
+def damage_truncated(path, arrays):
+    np.savez(path, **arrays)
+    path.write_bytes(path.read_bytes()[:-3000])
+
+
+def damage_one_pixel(path, arrays):
+    arrays = {name: array.copy() for name, array in arrays.items()}
+    arrays["x_test"][3, 5, 5] ^= 1
+    np.savez(path, **arrays)
+
+
+def damage_bits(path, arrays):
+    np.savez(path, **arrays)
+    content = bytearray(path.read_bytes())
+    content[2000] ^= 255
+    path.write_bytes(content)
+
+
+def damage_shape(path, arrays):
+    np.savez(path, **{**arrays, "x_train": arrays["x_train"][:, :27]})
+
+
+def damage_type(path, arrays):
+    np.savez(path, **{**arrays, "x_train": arrays["x_train"].astype(np.float32)})
+
+
+def damage_missing_array(path, arrays):
+    np.savez(path, **{name: a for name, a in arrays.items() if name != "y_test"})
+
+
+def damage_pickled(path, arrays):
+    np.savez(path, **{**arrays, "y_test": np.array([print], dtype=object)})
+
+
+def damage_header_larger_than_data(path, arrays):
+    """An array that claims the right shape and holds less, in an archive that is whole."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w") as member:
+                np.lib.format.write_array_header_1_0(
+                    member, {"descr": "|u1", "fortran_order": False, "shape": array.shape}
+                )
+                member.write(array.tobytes()[:-1])
+
+
+def damage_bomb(path, arrays):
+    """An array that claims the right shape and holds a gigabyte of zeros."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("x_train.npy", "w") as member:
+        np.lib.format.write_array_header_1_0(
+            member, {"descr": "|u1", "fortran_order": False, "shape": SHAPES["x_train"]}
+        )
+        for _ in range(64):
+            member.write(bytes(1 << 24))
+
+
+DAMAGES = [value for name, value in sorted(globals().items()) if name.startswith("damage_")]
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda d: d.__name__)
+def test_a_damaged_file_is_named_with_both_digests_and_what_to_do(small, tmp_path, monkeypatch, damage):
+    path = tmp_path / "mine.npz"
+    damage(path, small)
+    before = path.read_bytes() if path.stat().st_size < 1e6 else None
+    monkeypatch.setenv("HWLIMITS_MNIST", str(path))
+    start = time.perf_counter()
+    with pytest.raises(MnistError) as caught:
+        mnist.load()
+    message = str(caught.value)
+    assert str(path) in message
+    assert mnist.ARRAYS_SHA256 in message, "the digest that was expected"
+    digests = set(re.findall(r"\b[0-9a-f]{64}\b", message))
+    assert len(digests) == 2, "and the one that was found"
+    assert "Remove the file or fetch it again" in message
+    assert time.perf_counter() - start < 5
+    assert before is None or path.read_bytes() == before, "the reader's own file is left alone"
+
+
+@pytest.mark.parametrize("damage", DAMAGES[:3], ids=lambda d: d.__name__)
+def test_a_damaged_cache_is_emptied(small, tmp_path, damage):
+    (tmp_path / "cache").mkdir()
+    damage(tmp_path / "cache" / "mnist.npz", small)
+    with pytest.raises(MnistError, match="removed from the cache: run the same again"):
+        mnist.load()
+    assert cached(tmp_path) == []
+    assert mnist.load().source == "mnist-5k"
+
+
+def test_two_processes_that_load_at_once_download_once_and_both_succeed(small, mirror, tmp_path):
+    address, folder = mirror
+    np.savez(folder / "mnist.npz", **small)
+    program = (
+        "import sys; from hwlimits.training import mnist as m\n"
+        f"m.FULL_SHAPES = {SHAPES!r}; m.ARRAYS_SHA256 = {mnist.ARRAYS_SHA256!r}\n"
+        f"m.MIRRORS = ('{address}/mnist.npz',)\nprint(m.load().source, m.load().y_test.tolist())"
+    )
+    children = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    said = {child.communicate(timeout=60)[0].strip() for child in children}
+    assert said == {f"mnist {small['y_test'].tolist()}"}
+    assert [p.name for p in cached(tmp_path)] == ["mnist.npz"]
+
+
+def test_hold_out_keeps_the_test_images_unread(small, tmp_path, monkeypatch):
+    np.savez(tmp_path / "mine.npz", **small)
+    monkeypatch.setenv("HWLIMITS_MNIST", str(tmp_path / "mine.npz"))
+    held = mnist.load().hold_out(5)
+    assert np.array_equal(held.x_test, small["x_train"][-5:])
+    assert np.array_equal(held.x_train, small["x_train"][:-5])
+    assert held.source == "mnist, 5 held out"
+    with pytest.raises(ValueError, match="there are 55 training images"):
+        held.hold_out(55)
+
+
+def test_an_unknown_source_is_refused():
+    with pytest.raises(ValueError, match="the source is 'best' or 'mnist-5k'"):
+        mnist.load("imagenet")
