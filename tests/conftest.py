@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hwlimits.training import mnist as mnist_data
-from hwlimits.training.mnist import Mnist
+from hwlimits.training.mnist import ImageSet
 
 
 @pytest.fixture(scope="session")
@@ -13,7 +13,7 @@ def tiny():
     sample = mnist_data.load("mnist-5k")
     train, test = np.arange(0, 4000, 4000 // 480)[:480], np.arange(0, 1000, 10)
     parts = sample.x_train[train], sample.y_train[train], sample.x_test[test], sample.y_test[test]
-    return Mnist(*parts, "tiny")
+    return ImageSet(*parts, "tiny")
 
 
 @pytest.fixture(scope="session")

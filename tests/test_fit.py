@@ -7,6 +7,7 @@ import pytest
 
 from hwlimits.training import fit
 from hwlimits.training.keras import keras, tf
+from hwlimits.training.mnist import ImageSet, scale
 from hwlimits.training.models import article_cnn
 from hwlimits.training.recipe import Phase, Recipe
 
@@ -59,7 +60,7 @@ def test_each_epoch_has_all_images_once_and_an_order_of_its_own(tiny):
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
     sort = lambda images: sorted(image.tobytes() for image in images)  # noqa: E731
-    assert sort(first) == sort(other) == sort(fit.scale(tiny.x_train))
+    assert sort(first) == sort(other) == sort(scale(tiny.x_train))
     assert np.array_equal(np.bincount(labels), np.bincount(tiny.y_train))
 
 
@@ -95,3 +96,16 @@ def test_a_share_takes_the_first_images(tiny):
 def test_an_unknown_form_is_refused():
     with pytest.raises(ValueError, match="the forms are dense, prune, hold and quantize"):
         Phase(1, 1e-3, "squeeze")
+
+
+def test_images_of_another_size_and_with_colours_are_shifted_alike():
+    rng = np.random.default_rng(0)
+    images = rng.integers(1, 256, (50, 12, 10, 3)).astype(np.uint8)
+    data = ImageSet(images, np.arange(50) % 10, images[:5], np.arange(5), "colours")
+    moved, _ = fit.epoch_images(data, 50, 1, seed=0, epoch=0)
+    order = np.random.default_rng([0, 0]).permutation(50)
+    assert moved.shape == (50, 12, 10, 3)
+    # the inner part of a shifted image is found in its original, three colours together
+    for image, original in zip(moved, images[order] / np.float32(255), strict=True):
+        places = [(d, r) for d in (0, 1, 2) for r in (0, 1, 2)]
+        assert any(np.array_equal(image[1:-1, 1:-1], original[d : d + 10, r : r + 8]) for d, r in places)

@@ -18,7 +18,7 @@ from scipy import stats
 from hwlimits.machine.memory import peak_bytes
 from hwlimits.machine.timing import compare
 from hwlimits.training.litert import LiteRTFile, micro_runtime, run_micro
-from hwlimits.training.mnist import Mnist
+from hwlimits.training.mnist import ImageSet
 
 THREADS = 1
 BATCHES = (1, 128)
@@ -78,7 +78,7 @@ def paired(after: Sequence[float], before: Sequence[float]) -> dict:
     return {"mean": mean, "low": mean - half, "high": mean + half, "n": len(difference)}
 
 
-def file_record(content: bytes, mnist: Mnist, predicted: np.ndarray) -> dict:
+def file_record(content: bytes, mnist: ImageSet, predicted: np.ndarray) -> dict:
     """All that can be said of a file without timing it. `predicted`: its answers to the test images."""
     file = LiteRTFile(content)
     labels = mnist.y_test
@@ -142,7 +142,7 @@ def memory_record(content: bytes) -> dict:
     return record
 
 
-def micro_record(content: bytes, mnist: Mnist) -> dict:
+def micro_record(content: bytes, mnist: ImageSet) -> dict:
     """The int8 file in the microcontroller runtime, on the same test images, and how far it is from LiteRT."""
     if micro_runtime() is None:
         return {"micro": "not run: tflite-micro has wheels for Linux on x86-64 only"}

@@ -17,14 +17,14 @@ import numpy as np
 
 from hwlimits.training import prune, quantize
 from hwlimits.training.keras import keras
-from hwlimits.training.mnist import Mnist
+from hwlimits.training.mnist import ImageSet, scale
 from hwlimits.training.recipe import Phase, Recipe
 
 
 def run(
     model: keras.Model,
     recipe: Recipe,
-    mnist: Mnist,
+    data: ImageSet,
     seed: int,
     folder: Path,
     at_stage: Callable[[str, keras.Model], None],
@@ -40,7 +40,7 @@ def run(
     for number, phase in enumerate(recipe.phases):
         saved = folder / f"phase-{number}.npz"
         last = number == len(recipe.phases) - 1
-        model = _fit_phase(model, recipe, number, done, mnist, seed, folder, at_stage, at_epoch)
+        model = _fit_phase(model, recipe, number, done, data, seed, folder, at_stage, at_epoch)
         done += phase.epochs
         if not last:  # every phase but the last ends with a plain model
             if not saved.exists():
@@ -49,13 +49,13 @@ def run(
     return model
 
 
-def _fit_phase(model, recipe, number, done, mnist, seed, folder, at_stage, at_epoch):
+def _fit_phase(model, recipe, number, done, data, seed, folder, at_stage, at_epoch):
     """One phase. If its weights are saved already, the model comes back as it went in."""
     phase = recipe.phases[number]
     if (folder / f"phase-{number}.npz").exists():
         at_epoch(done + phase.epochs)
         return model
-    count = round(phase.share * len(mnist.x_train))
+    count = round(phase.share * len(data.x_train))
     steps = math.ceil(count / recipe.batch)
     model = _shape(model, phase, steps)
     rate = phase.learning_rate
@@ -67,7 +67,7 @@ def _fit_phase(model, recipe, number, done, mnist, seed, folder, at_stage, at_ep
     pruned = phase.form in ("prune", "hold")
     for epoch in range(start, phase.epochs):
         at_epoch(done + epoch)
-        images, labels = epoch_images(mnist, count, recipe.shift_pixels, seed, done + epoch)
+        images, labels = epoch_images(data, count, recipe.shift_pixels, seed, done + epoch)
         model.fit(
             images, labels, batch_size=recipe.batch, shuffle=False, verbose=0,
             callbacks=prune.callbacks() if pruned else [],
@@ -83,26 +83,23 @@ def _fit_phase(model, recipe, number, done, mnist, seed, folder, at_stage, at_ep
     return model
 
 
-def epoch_images(mnist: Mnist, count: int, shift_pixels: int, seed: int, epoch: int):
-    """Images float32 (count, 28, 28, 1) in [0, 1] and labels, shuffled and shifted for one epoch.
+def epoch_images(data: ImageSet, count: int, shift_pixels: int, seed: int, epoch: int):
+    """Images float32 (count, height, width, channels) in [0, 1] and labels, shuffled and shifted for one epoch.
 
     Each image moves by up to `shift_pixels` in both directions; what moves in is black.
     """
     rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(count)
-    images, labels = mnist.x_train[order], mnist.y_train[order]
+    images, labels = data.x_train[order], data.y_train[order]
     if shift_pixels:
-        margin = (shift_pixels, shift_pixels)
-        padded = np.pad(images, ((0, 0), margin, margin))
-        windows = np.lib.stride_tricks.sliding_window_view(padded, (28, 28), axis=(1, 2))
+        height, width = images.shape[1:3]
+        margins = [(0, 0), (shift_pixels,) * 2, (shift_pixels,) * 2] + [(0, 0)] * (images.ndim - 3)
+        windows = np.lib.stride_tricks.sliding_window_view(np.pad(images, margins), (height, width), axis=(1, 2))
         down, right = rng.integers(0, 2 * shift_pixels + 1, (2, count))
         images = windows[np.arange(count), down, right]
+        if images.ndim == 4:  # a window's own axes come last: channels back behind them
+            images = np.moveaxis(images, 1, -1)
     return scale(images), labels.astype(np.int32)
-
-
-def scale(images: np.ndarray) -> np.ndarray:
-    """uint8 (n, 28, 28) to float32 (n, 28, 28, 1) in [0, 1], what the networks take."""
-    return images[..., None].astype(np.float32) / 255
 
 
 def _shape(model: keras.Model, phase: Phase, steps_per_epoch: int) -> keras.Model:

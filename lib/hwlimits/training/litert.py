@@ -20,6 +20,9 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
+from hwlimits.training.mnist import scale
+
+_HEAVY = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 _OP_NAMES = {v: k for k, v in vars(schema.BuiltinOperator).items() if isinstance(v, int)}
 _DTYPES = {
     schema.TensorType.FLOAT32: np.float32,
@@ -108,12 +111,12 @@ class LiteRTFile:
     @cached_property
     def layers(self) -> list[HeavyLayer]:
         """The layers that hold the weights, in order of execution."""
-        return [self._layer(op) for op in self._ops if self._op_name(op) in ("CONV_2D", "FULLY_CONNECTED")]
+        return [self._layer(op) for op in self._ops if self._op_name(op) in _HEAVY]
 
     @property
     def not_counted(self) -> list[str]:
         """Operators of the file that `macs` leaves out, by name."""
-        return [name for name in map(self._op_name, self._ops) if name not in ("CONV_2D", "FULLY_CONNECTED")]
+        return [name for name in map(self._op_name, self._ops) if name not in _HEAVY]
 
     @cached_property
     def _model(self):
@@ -134,7 +137,9 @@ class LiteRTFile:
         return np.frombuffer(bytes(self._model.buffers[tensor.buffer].data), _DTYPES[tensor.type]).reshape(tensor.shape)
 
     def _layer(self, op) -> HeavyLayer:
-        weights, bias = self._constant(op.inputs[1]), self._constant(op.inputs[2])
+        weights = self._constant(op.inputs[1])
+        has_bias = len(op.inputs) > 2 and op.inputs[2] >= 0
+        bias = self._constant(op.inputs[2]) if has_bias else np.empty(0, np.int32)
         output = self._model.subgraphs[0].tensors[op.outputs[0]]
         # each weight is used once at each place of the output image; a dense layer has one place
         places = int(np.prod(output.shape[1:-1]))
@@ -153,14 +158,14 @@ class LiteRTFile:
         return found
 
     def runner(self, images: np.ndarray, *, threads: int = 1) -> Callable[[], None]:
-        """A call that runs the file on `images` uint8 (n, 28, 28), to be timed: the input is already set."""
+        """A call that runs the file on `images` uint8 (n, height, width), to be timed: the input is already set."""
         interpreter = self.interpreter(len(images), threads=threads)
         details = interpreter.get_input_details()[0]
         interpreter.set_tensor(details["index"], to_input(images, details))
         return interpreter.invoke
 
     def outputs(self, images: np.ndarray, *, reference: bool = False, batch: int = 500) -> np.ndarray:
-        """Raw outputs (n, 10) for `images` uint8 (n, 28, 28), in the output's own type."""
+        """Raw outputs (n, 10) for `images` uint8 (n, height, width), in the output's own type."""
         parts = []
         for start in range(0, len(images), batch):
             part = images[start : start + batch]
@@ -172,17 +177,17 @@ class LiteRTFile:
         return np.concatenate(parts)
 
     def predict(self, images: np.ndarray) -> np.ndarray:
-        """The digit seen in each of `images` uint8 (n, 28, 28)."""
+        """The digit seen in each of `images` uint8 (n, height, width)."""
         return self.outputs(images).argmax(axis=1)
 
 
 def to_input(images: np.ndarray, details: dict) -> np.ndarray:
-    """uint8 images (n, 28, 28) as the file's input tensor: float32 in [0, 1], or int8 by its scale."""
-    scaled = images[..., None].astype(np.float32) / 255
+    """uint8 images as the file's input tensor: float32 in [0, 1], or int8 by its scale."""
+    scaled = scale(images)
     if details["dtype"] == np.float32:
         return scaled
-    scale, zero_point = details["quantization"]
-    return np.clip(np.round(scaled / scale + zero_point), -128, 127).astype(np.int8)
+    step, zero_point = details["quantization"]
+    return np.clip(np.round(scaled / step + zero_point), -128, 127).astype(np.int8)
 
 
 def micro_runtime():
@@ -203,7 +208,7 @@ class MicroRun:
 
 
 def run_micro(file: LiteRTFile, images: np.ndarray) -> MicroRun:
-    """Run an int8 file on `images` uint8 (n, 28, 28) in the microcontroller runtime.
+    """Run an int8 file on `images` uint8 (n, height, width) in the microcontroller runtime.
 
     `arena_bytes` is the runtime's own recording: activations and its bookkeeping, not the
     weights, which stay in flash. Raises LiteRTError where tflite-micro is not installed.

@@ -44,10 +44,11 @@ class MnistError(ValueError):
 
 
 @dataclass(frozen=True)
-class Mnist:
-    """Images uint8 (n, 28, 28) and labels uint8 (n,), for training and for testing.
+class ImageSet:
+    """Images uint8 (n, height, width) or (n, height, width, channels), and labels (n,) from 0 up.
 
-    `source` is 'mnist' (all 70,000 images) or 'mnist-5k' (the sample; 4,000 to 1,000).
+    `source` says what they are: 'mnist' (all 70,000 images), 'mnist-5k' (the sample; 4,000 to
+    train, 1,000 to test), or whatever your own images are called.
     """
 
     x_train: np.ndarray
@@ -56,7 +57,7 @@ class Mnist:
     y_test: np.ndarray
     source: str
 
-    def hold_out(self, images: int = 5_000) -> Mnist:
+    def hold_out(self, images: int = 5_000) -> ImageSet:
         """The same training set with its last `images` put in place of the test images.
 
         Choices are made on these, so that the test images stay unread until the end.
@@ -65,10 +66,21 @@ class Mnist:
             raise ValueError(f"hold_out({images}): there are {len(self.x_train):,} training images")
         cut = len(self.x_train) - images
         x, y = self.x_train, self.y_train
-        return Mnist(x[:cut], y[:cut], x[cut:], y[cut:], f"{self.source}, {images} held out")
+        return ImageSet(x[:cut], y[:cut], x[cut:], y[cut:], f"{self.source}, {images} held out")
 
 
-def load(source: str = "best") -> Mnist:
+def scale(images: np.ndarray) -> np.ndarray:
+    """uint8 images to float32 (n, height, width, channels) in [0, 1], what the networks take.
+
+    >>> scale(np.full((2, 28, 28), 255, np.uint8)).shape
+    (2, 28, 28, 1)
+    """
+    if images.ndim == 3:
+        images = images[..., None]
+    return images.astype(np.float32) / 255
+
+
+def load(source: str = "best") -> ImageSet:
     """Load MNIST: 'best' takes the best there is, 'mnist-5k' always the sample.
 
     Raises MnistError for a file that is truncated, corrupt or of another shape. What is missing
@@ -105,7 +117,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("HWLIMITS_CACHE") or pooch.os_cache("hwlimits"))
 
 
-def _download(target: Path) -> Mnist | None:
+def _download(target: Path) -> ImageSet | None:
     """Fetch MNIST into `target`; None if no mirror answers. A file is moved there once it is right."""
     refused = None
     for url in MIRRORS:
@@ -129,18 +141,18 @@ def _download(target: Path) -> Mnist | None:
     return None
 
 
-def _full(path: Path) -> Mnist:
+def _full(path: Path) -> ImageSet:
     arrays = _read(path, FULL_SHAPES, ARRAYS_SHA256)
-    return Mnist(*arrays.values(), source="mnist")
+    return ImageSet(*arrays.values(), source="mnist")
 
 
-def _sample() -> Mnist:
+def _sample() -> ImageSet:
     """Every fifth image of a digit is a test image: 400 to train and 100 to test of each."""
     images, labels = _read(data.path("mnist-5k.npz"), SAMPLE_SHAPES, SAMPLE_SHA256).values()
     test = np.zeros(len(labels), dtype=bool)
     for digit in range(10):
         test[np.flatnonzero(labels == digit)[4::5]] = True
-    return Mnist(images[~test], labels[~test], images[test], labels[test], "mnist-5k")
+    return ImageSet(images[~test], labels[~test], images[test], labels[test], "mnist-5k")
 
 
 def _read(path: Path, shapes: dict[str, tuple[int, ...]], expected: str) -> dict[str, np.ndarray]:

@@ -1,0 +1,135 @@
+"""The case study's recipes and runner; the stored result is checked in test_results.py."""
+
+import dataclasses
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from hwlimits.training import case_study
+from hwlimits.training.case_study import STAGES, Training, recipes, train_all
+from hwlimits.training.recipe import Phase, Recipe
+
+SHORT = Recipe("short", 64, 0, (Phase(2, 1e-3),), {1: "baseline_5", 2: "baseline_15"})
+
+
+def test_no_recipe_trains_longer_than_the_article_s_fifteen_epochs():
+    assert {recipe.epochs for recipe in recipes().values()} == {15}
+    assert {s for recipe in recipes().values() for s in recipe.stages.values()} == set(STAGES)
+
+
+def test_the_article_s_recipe_is_two_fits_on_nine_tenths_and_one_on_all():
+    article = recipes()["article"]
+    assert [round(phase.share * 60_000) for phase in article.phases] == [54_000, 54_000, 60_000]
+    assert (article.batch, article.shift_pixels) == (32, 0)
+    assert all(phase.form == "dense" and not phase.decay for phase in article.phases)
+
+
+def test_the_control_differs_from_the_pipeline_in_compression_alone():
+    pipeline, control = recipes()["pipeline"], recipes()["control"]
+    assert (pipeline.batch, pipeline.shift_pixels) == (control.batch, control.shift_pixels)
+    for compressed, dense in zip(pipeline.phases, control.phases, strict=True):
+        assert dataclasses.replace(compressed, form="dense", sparsity={}) == dense
+    assert any(phase.form == "prune" for phase in pipeline.phases)
+
+
+def test_a_training_survives_the_way_to_its_process():
+    training = Training(recipes()["pipeline"], 3, "mnist-5k")
+    assert Training.from_json(training.to_json()) == training
+    assert Training.from_json(training.to_json()).folder == training.folder
+
+
+def test_another_recipe_or_other_data_has_another_folder():
+    folders = {
+        Training(recipe, 0, data).folder.parent
+        for recipe in (
+            *recipes().values(),
+            *recipes(sparsity={"dense1": 0.5}).values(),
+            *recipes(shift_pixels=1).values(),
+        )
+        for data in ("mnist-5k",)
+    }
+    # article and baseline have no choices in them; the control has the shifts, the pipeline both
+    assert len(folders) == 4 + 1 + 2
+
+
+@pytest.fixture
+def short(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return Training(SHORT, 0, "mnist-5k")
+
+
+def test_a_training_is_run_once_and_leaves_files_that_can_be_measured(short):
+    train_all([short])
+    assert short.done
+    written = {path.name: path.stat().st_mtime_ns for path in short.folder.iterdir()}
+    assert {"baseline_5.tflite", "baseline_15.tflite", "baseline_15.npy"} <= set(written)
+    train_all([short])
+    assert written == {path.name: path.stat().st_mtime_ns for path in short.folder.iterdir()}
+    five, fifteen = case_study.measure_seed([short])
+    assert (five["stage"], fifteen["stage"], five["seed"], five["dataset"]) == (
+        "baseline_5",
+        "baseline_15",
+        0,
+        "mnist-5k",
+    )
+    for record in (five, fifteen):
+        assert 0.7 < record["test_accuracy"] <= 1
+        assert len(record["wrong"]) == round(1000 * (1 - record["test_accuracy"]))
+        assert record["keras_disagreement"] <= 0.001
+        assert record["nonzero_parameters"] <= record["parameters"] == 121_930
+        assert 0 < record["latency_batch1_median_s"] < record["latency_batch128_median_s"]
+        assert record["peak_memory_batch128_bytes"] > record["peak_memory_batch1_bytes"] > 491_252
+    assert fifteen["mcnemar_vs_baseline"] == {"only_a_right": 0, "only_b_right": 0, "p_value": 1.0}
+    assert fifteen["latency_batch1_verdict"] in ("equal", "VOID"), "a file against itself"
+
+
+def test_a_killed_training_goes_on_where_it_was(short):
+    short.folder.mkdir(parents=True)
+    command = [sys.executable, "-m", "hwlimits.training.case_study", "--train", short.to_json()]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as child:
+        for line in child.stdout:
+            if line.strip() == "epoch 1":  # the second epoch has begun
+                child.kill()
+                break
+    assert not short.done
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["epoch", "1", "epoch", "2"], "not from the start"
+    assert short.done
+    whole = dataclasses.replace(short, recipe=dataclasses.replace(SHORT, name="whole"))
+    train_all([whole])
+    assert (short.folder / "baseline_15.tflite").read_bytes() == (whole.folder / "baseline_15.tflite").read_bytes()
+
+
+def test_a_failed_training_is_named_with_its_reason(short):
+    bad = dataclasses.replace(SHORT, phases=(Phase(2, 1e-3, "prune", sparsity={"dense9": 0.5}),))
+    with pytest.raises(RuntimeError, match=r"training short, seed 0 failed: .*no layer 'dense9'"):
+        train_all([dataclasses.replace(short, recipe=bad)])
+
+
+def test_a_void_comparison_is_never_stored(monkeypatch):
+    run = {"stage": "pruned", "latency_batch1_verdict": "equal", "latency_batch128_verdict": "VOID"}
+    with pytest.raises(SystemExit, match="not stored: void comparisons of pruned"):
+        case_study.store({"provenance": {"seeds": []}, "runs": [run]})
+
+
+def test_the_full_result_is_refused_without_the_full_set(monkeypatch):
+    monkeypatch.setattr(case_study, "_load", lambda name: case_study.mnist_data.load("mnist-5k"))
+    with pytest.raises(SystemExit) as caught:
+        case_study.main(["--full"])
+    assert caught.value.code == 2
+
+
+def test_the_same_seed_starts_from_the_same_weights():
+    program = (
+        "from hwlimits.training.keras import deterministic; deterministic({})\n"
+        "from hwlimits.training.models import article_cnn; print(float(abs(article_cnn().get_weights()[2]).sum()))"
+    )
+
+    def start(seed):
+        done = subprocess.run([sys.executable, "-c", program.format(seed)], capture_output=True, text=True, check=True)
+        return float(done.stdout)
+
+    assert start(0) == start(0) != start(1)
+    assert np.isfinite(start(0))

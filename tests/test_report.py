@@ -1,0 +1,104 @@
+"""Report and figures, from records that the test writes."""
+
+import io
+import re
+
+import pytest
+from rich.console import Console
+
+from hwlimits import plots
+from hwlimits.training import report
+
+
+def record(stage, seed, accuracy, **changes):
+    base = {
+        "stage": stage, "seed": seed, "dataset": "mnist", "test_images": 10_000, "test_accuracy": accuracy,
+        "test_accuracy_low": accuracy - 0.002, "test_accuracy_high": accuracy + 0.002,
+        "recall_per_digit": [accuracy] * 10, "nonzero_parameters": 121_930, "raw_bytes": 491_000,
+        "deflated_bytes": 450_000, "entropy_bytes": 246_000.0, "effective_macs": 2_528_000,
+        "mcnemar_vs_baseline": {"p_value": 0.5}, "keras_disagreement": 0.0, "latency_threads": 1,
+        "peak_memory_batch1_bytes": 5_000_000, "peak_memory_batch128_bytes": 20_000_000,
+    }  # fmt: skip
+    for batch in (1, 128):
+        prefix = f"latency_batch{batch}"
+        base |= {f"{prefix}_median_s": 3e-5 * batch, f"{prefix}_iqr_s": 1e-6, f"{prefix}_speedup": 1.0,
+                 f"{prefix}_baseline_median_s": 3e-5 * batch, f"{prefix}_verdict": "equal"}  # fmt: skip
+    return base | changes
+
+
+def runs(seeds):
+    made = []
+    for seed in seeds:
+        made += [record("baseline_15", seed, 0.990), record("control", seed, 0.994 + seed / 1e4)]
+        small = {"deflated_bytes": 25_000, "raw_bytes": 129_000, "latency_batch1_verdict": "faster",
+                 "latency_batch1_speedup": 2.25, "latency_batch128_verdict": "VOID",
+                 "micro": {"test_images": 10_000, "test_accuracy": 0.9935, "arena_bytes": 30_176,
+                           "outputs_unlike_reference": 0, "largest_difference_steps": 0}}  # fmt: skip
+        made.append(record("quantized", seed, 0.9935, **small))
+    return made
+
+
+def test_values_are_taken_by_seed():
+    both = runs([1, 0])
+    assert report.of(both, "control", "test_accuracy") == [0.994, 0.9941]
+    assert report.difference(both, "quantized", "control")["mean"] == pytest.approx(-0.00055)
+    with pytest.raises(KeyError, match="no runs of stage 'pruned'; there are baseline_15, control, quantized"):
+        report.of(both, "pruned", "seed")
+
+
+def test_one_seed_has_an_interval_and_several_have_a_range():
+    one, several = report.rows(runs([0])), report.rows(runs([0, 1, 2]))
+    assert one[2]["accuracy %"] == "99.35 [99.15, 99.55]"
+    assert several[1]["accuracy %"] == "99.41 (99.40 to 99.42)"
+
+
+def test_a_void_is_shown_as_void_and_counted():
+    row = report.rows(runs([0]))[2]
+    assert row["batch 1"].endswith("2.25x")
+    assert row["batch 128"].endswith("VOID")
+    assert any("1 of 6 speed comparisons are VOID" in note for note in report.notes(runs([0])))
+    assert ("latency, batch 128", "3840.0 µs", "3840.0 µs", "VOID: no verdict") in report.comparison(runs([0]))
+
+
+def test_the_sample_is_never_passed_for_the_full_set():
+    sample = [r | {"dataset": "mnist-5k", "test_images": 1000} for r in runs([0])]
+    assert report.notes(sample)[0].startswith("source: mnist-5k (the 5,000-image sample: intervals are wide)")
+    assert report.notes(runs([0]))[0].startswith("source: mnist (all 70,000 images)")
+
+
+def test_several_seeds_say_what_compression_does():
+    assert any("final minus control): -0.06 points [" in note for note in report.notes(runs([0, 1, 2])))
+
+
+def test_the_page_stands_alone_and_every_figure_has_its_text(tmp_path):
+    found = {"provenance": {"command": "make case-study"}, "runs": runs([0])}
+    console = Console(width=160, record=True, file=io.StringIO())
+    report.show(found, {"provenance": {}, "runs": runs([0, 1])}, tmp_path / "report.html", console)
+    page = (tmp_path / "report.html").read_text()
+    assert not re.findall(r'(?:src|href)="(?!data:)', page)
+    images = re.findall(r"<img [^>]*>", page)
+    assert len(images) == 4
+    assert all(re.search(r'alt="[^"]{40,}"', image) for image in images)
+    assert "pruned and int8" in console.export_text()
+
+
+def test_markdown_has_a_row_for_each_stage():
+    lines = report.markdown(report.rows(runs([0]))).splitlines()
+    assert len(lines) == 2 + 3
+    assert len({line.count("|") for line in lines}) == 1
+
+
+def test_a_figure_without_a_text_is_refused():
+    figure, _ = plots.subplots()
+    with pytest.raises(ValueError, match="say in a sentence what the figure shows"):
+        plots.show(figure, " ")
+
+
+def test_labels_carry_units_and_the_palette_is_the_course_s():
+    figure, alt = report.stages_figure(runs([0, 1]))
+    labels = [axis.get_xlabel() for axis in figure.axes]
+    assert labels == ["deflated file (kB)", "test accuracy (%)", "latency, batch 1, 1 thread (µs)"]
+    assert "pruned and int8: 25 kB, 99.35 %" in alt
+    figure, alt = report.digits_figure(runs([0]))
+    assert figure.axes[0].get_xlabel() == "digit"
+    assert plots.png(figure).startswith(b"\x89PNG")

@@ -1,0 +1,191 @@
+"""The rules of the house, as tests: who may import whom, where dependencies stand, what no file may hold."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+LIBRARY = ROOT / "lib" / "hwlimits"
+MODULES = sorted(LIBRARY.rglob("*.py"))
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+# From the ground up. A module may import those of its own floor and of the floors below.
+FLOORS = (("data", "devices"), ("numpy modules", "plots"), ("machine", "kernels"), ("training", "sweep", "cli"))
+
+
+def floor_of(module: str) -> int:
+    part = module.split(".")[1] if "." in module else "data"
+    return next((i for i, floor in enumerate(FLOORS) if part in floor), 1)
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(LIBRARY.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports_of(source: str) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def upward_imports(name: str, source: str) -> list[str]:
+    own = [i for i in imports_of(source) if i.startswith("hwlimits.")]
+    return [i for i in own if floor_of(i) > floor_of(name)]
+
+
+def tensorflow_imports(name: str, source: str) -> list[str]:
+    """tfmot may be used in training/; TensorFlow and Keras come through the one door."""
+    heavy = {"tensorflow", "tf_keras", "keras"}
+    if name == "hwlimits.training.keras":
+        return []
+    if not name.startswith("hwlimits.training"):
+        heavy |= {"tensorflow_model_optimization", "ai_edge_litert", "tflite_micro"}
+    return [i for i in imports_of(source) if i.split(".")[0] in heavy]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_imports_point_down(path):
+    assert upward_imports(module_name(path), path.read_text()) == []
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_tensorflow_comes_through_one_door(path):
+    assert tensorflow_imports(module_name(path), path.read_text()) == []
+
+
+def test_the_two_checks_above_see_what_they_are_for():
+    assert upward_imports("hwlimits.machine.timing", "from hwlimits.training import mnist")
+    assert upward_imports("hwlimits.data", "import hwlimits.plots")
+    assert not upward_imports("hwlimits.training.fit", "from hwlimits.machine.timing import measure")
+    assert tensorflow_imports("hwlimits.training.fit", "import tensorflow as tf")
+    assert tensorflow_imports("hwlimits.machine.timing", "from ai_edge_litert import interpreter")
+
+
+def loaded_by(statement: str) -> set[str]:
+    program = f"import sys\n{statement}\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return {name.split(".")[0] for name in done.stdout.split()}
+
+
+@pytest.mark.parametrize("statement", ["import hwlimits", "import hwlimits.machine", "import hwlimits.training.recipe"])
+def test_light_imports_load_neither_tensorflow_nor_numba(statement):
+    assert not loaded_by(statement) & {"tensorflow", "tf_keras", "numba", "matplotlib"}
+
+
+def test_the_runtime_part_of_training_loads_no_tensorflow():
+    """A stored file can be measured where TensorFlow is not."""
+    assert "tensorflow" not in loaded_by("import hwlimits.training.evaluate, hwlimits.training.report")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_a_module_has_one_subject_and_a_docstring(path):
+    source = path.read_text()
+    assert len(source.splitlines()) <= 400
+    tree = ast.parse(source)
+    assert ast.get_docstring(tree)
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_") and node.name != "main":
+            nearly_empty = isinstance(node, ast.FunctionDef) and len(node.body) <= 2
+            assert ast.get_docstring(node) or nearly_empty, f"{path.name}: {node.name} has no docstring"
+    assert "import *" not in source
+
+
+def requirement_names(requirements) -> set[str]:
+    return {re.match(r"[A-Za-z0-9._-]+", r)[0].lower().replace("_", "-").replace(".", "-") for r in requirements}
+
+
+def test_the_lock_has_every_dependency_with_hashes_and_no_address():
+    lock = (ROOT / "requirements.lock").read_text()
+    entries = re.findall(r"^([a-z0-9-]+)==\S+.*((?:\\\n    --hash=sha256:[0-9a-f]{64} ?)+)", lock, re.MULTILINE)
+    locked = {name for name, _ in entries}
+    wanted = requirement_names(PROJECT["dependencies"])
+    for extra in PROJECT["optional-dependencies"].values():
+        wanted |= requirement_names(extra)
+    assert wanted <= locked
+    assert lock.count("==") - lock.count("python_full_version ==") >= len(locked)
+    assert not re.search(r"https?://", lock)
+
+
+def test_environment_yml_takes_its_dependencies_from_pyproject():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    python, pip, packages = environment["dependencies"]
+    assert python == f"python{PROJECT['requires-python']}"
+    assert pip == "pip"
+    (line,) = packages["pip"]
+    name, extras = re.fullmatch(r"-e (\.)\[([a-z,]+)\]", line).groups()
+    assert set(extras.split(",")) == set(PROJECT["optional-dependencies"])
+
+
+def test_make_help_lists_every_command():
+    makefile = (ROOT / "Makefile").read_text()
+    phony = set(re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)[1].split())
+    listed = subprocess.run(["make", "-s", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert set(re.findall(r"^  make ([a-z-]+) ", listed, re.MULTILINE)) == phony
+    readme = (ROOT / "README.md").read_text()
+    assert set(re.findall(r"^    make ([a-z-]+)$", readme, re.MULTILINE)) == {"case-study", "test"}
+
+
+def make(tmp_path, *arguments):
+    command = ["make", "-C", str(ROOT), f"VENV={tmp_path / 'venv'}", *arguments]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("version", [(3, 9), (3, 10), (3, 14)])
+def test_another_python_is_refused_in_one_clear_sentence(tmp_path, version):
+    pretender = tmp_path / "python-old"
+    pretender.write_text(
+        f'#!/bin/sh\nexec {sys.executable} "$1" "import sys; sys.version_info = {version + (1, "final", 0)}; $2"\n'
+    )
+    pretender.chmod(0o755)
+    done = make(tmp_path, f"PYTHON={pretender}", "setup")
+    assert done.returncode != 0
+    said = f'hwlimits needs Python 3.11, 3.12 or 3.13; "{pretender}" is {version[0]}.{version[1]}. Install one'
+    assert said in done.stderr
+    assert not (tmp_path / "venv").exists()
+
+
+def test_no_python_at_all_is_said(tmp_path):
+    done = make(tmp_path, "PYTHON=no-such-python", "setup")
+    assert done.returncode != 0
+    assert "there is no 'no-such-python' here" in done.stdout
+
+
+def test_a_second_make_installs_nothing(tmp_path):
+    (tmp_path / "venv").mkdir()
+    stamp = tmp_path / "venv" / ".installed"
+    stamp.touch()
+    future = max((ROOT / name).stat().st_mtime for name in ("requirements.lock", "pyproject.toml")) + 10
+    os.utime(stamp, (future, future))
+    assert "Nothing to be done" in make(tmp_path, "setup").stdout
+
+
+def test_ci_runs_the_readme_s_command_and_stops_at_the_first_failure():
+    script = (ROOT / ".ci" / "run").read_text()
+    assert "set -euo pipefail" in script
+    assert "\nmake test\n" in script
+    assert "HWLIMITS_MNIST" in script
+
+
+def tracked() -> list[Path]:
+    done = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
+    return [ROOT / name for name in done.stdout.splitlines() if (ROOT / name).is_file()]
+
+
+def test_no_file_names_this_machine_or_a_registry_s_host():
+    hosts = [".".join(parts) for parts in (("pypi", "org"), ("pythonhosted", "org"), ("registry", "npmjs", "org"))]
+    secrets = [s.encode() for s in (*hosts, str(ROOT.parent) + "/", str(Path.home()) + "/") if len(s) > 2]
+    for path in tracked():
+        content = path.read_bytes()
+        assert not [s for s in secrets if s in content], path
+        assert len(content) < 3_000_000, f"{path} is too large for the repository"
