@@ -30,13 +30,20 @@ test: $(INSTALLED)  ## every check: style, library, doctests, notebooks
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m pytest -q
-	$(RUN) -m pytest -q --nbval --nbval-current-env --nbval-cell-timeout=900 -o addopts= $(CHAPTERS)
+	$(RUN) -m pytest -q --nbval --nbval-current-env --nbval-cell-timeout=900 -o addopts= --junitxml=build/nbval.xml $(CHAPTERS)
+	$(RUN) -m pytest -q tests/notebooks/after_nbval.py
 
 lab: $(INSTALLED)  ## open JupyterLab on the course
 	$(RUN) -m jupyter lab chapters/08_case_study.ipynb
 
 execute: $(INSTALLED)  ## run the chapters and keep their outputs (after editing chapters/text/)
-	for text in chapters/text/*.md; do $(RUN) -m jupytext --sync --execute $$text; done
+	for text in chapters/text/*.md; do \
+		notebook=chapters/$$(basename $$text .md).ipynb; \
+		$(RUN) -m jupytext --sync $$text; \
+		$(RUN) -m jupyter nbconvert --to notebook --inplace --execute --ExecutePreprocessor.coalesce_streams=True \
+			--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.timeout=1800 $$notebook; \
+		$(RUN) -m jupytext --sync $$notebook; \
+	done
 
 results-case-study: $(INSTALLED)  ## make data/results/case_study.json: five seeds, all of MNIST; resumes
 	$(RUN) -m hwlimits.training.case_study --full

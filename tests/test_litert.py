@@ -6,6 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from hwlimits.training import evaluate, litert
 from hwlimits.training.litert import LiteRTError, LiteRTFile, run_micro, to_input
@@ -110,14 +111,48 @@ def test_input_is_quantized_by_the_file_s_own_scale():
     assert to_input(images, {"dtype": np.float32}).max() == 1.0
 
 
-def test_the_microcontroller_runtime_agrees_with_the_reference_kernels(compressed, tiny):
+def test_the_microcontroller_runtime_computes_what_the_reference_kernels_compute(compressed, tiny):
+    """Tensor by tensor: convolutions and pooling alike to the bit; a dense layer may round a tie the other way."""
+    runtime = litert.micro_runtime()
+    if runtime is None:
+        pytest.skip("tflite-micro is not installed here")
+    file = compressed[1]["quantized"]
+    keep_all = runtime.InterpreterConfig.kPreserveAllTensors
+    micro = runtime.Interpreter.from_bytes(file.content, intrepreter_config=keep_all)
+    plain = Interpreter(
+        model_content=file.content,
+        experimental_op_resolver_type=OpResolverType.BUILTIN_REF,
+        experimental_preserve_all_tensors=True,
+    )
+    plain.allocate_tensors()
+    details = plain.get_input_details()[0]
+    largest = dict.fromkeys(("Conv2D", "MaxPool", "MatMul"), 0)
+    seen = set()
+    for image in to_input(tiny.x_test[:40], details):
+        micro.set_input(image[None], 0)
+        micro.invoke()
+        plain.set_tensor(details["index"], image[None])
+        plain.invoke()
+        for tensor in plain.get_tensor_details():
+            kind = next((k for k in largest if k in tensor["name"]), None)
+            if kind and tensor["dtype"] == np.int8 and tensor["shape"][0] == 1:
+                theirs = micro.GetTensor(tensor["index"], 0)["tensor_data"].astype(int)
+                off = np.abs(theirs - plain.get_tensor(tensor["index"]))
+                largest[kind] = max(largest[kind], off.max())
+                seen.add(tensor["index"])
+    assert len(seen) == 6
+    assert largest["Conv2D"] == largest["MaxPool"] == 0
+    assert largest["MatMul"] <= 1
+
+
+def test_the_arena_holds_the_largest_activations(compressed, tiny):
     if litert.micro_runtime() is None:
         pytest.skip("tflite-micro is not installed here")
     file = compressed[1]["quantized"]
     run = run_micro(file, tiny.x_test)
-    steps = np.abs(run.outputs.astype(int) - file.outputs(tiny.x_test, reference=True))
-    assert steps.max() <= 1
-    # the activations alone: input and conv1's output, or conv1's and pool1's, are alive at once
+    same = run.outputs.argmax(axis=1) == file.outputs(tiny.x_test, reference=True).argmax(axis=1)
+    assert np.mean(same) >= 0.98
+    # conv1's output and its pooled copy are alive at once, one byte each; the rest is the runtime's own
     assert 26 * 26 * 32 + 13 * 13 * 32 <= run.arena_bytes < 40_000
 
 

@@ -59,6 +59,7 @@ def test_the_sample_is_split_four_to_one_the_same_way_each_time():
     assert (np.bincount(first.y_train) == 400).all()
     assert (np.bincount(first.y_test) == 100).all()
     assert np.array_equal(first.x_test, again.x_test)
+    assert first.y_train[:12].tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1], "any part of it has all digits"
     seen = {image.tobytes() for image in first.x_train}
     assert not any(image.tobytes() in seen for image in first.x_test)
 

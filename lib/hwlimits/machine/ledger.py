@@ -135,5 +135,5 @@ class Ledger:
 def _quantity(value: float, unit: str) -> str:
     if unit == "s":
         return seconds(value)
-    shown = f"{value:,.0f}" if abs(value) >= 1000 and value == int(value) else f"{value:.4g}"
+    shown = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
     return f"{shown} {unit}"

@@ -26,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from tqdm import tqdm
 
 from hwlimits import data
 from hwlimits.machine.provenance import provenance
@@ -34,7 +34,7 @@ from hwlimits.training import mnist as mnist_data
 from hwlimits.training.mnist import ImageSet, scale
 from hwlimits.training.recipe import Phase, Recipe
 
-BUILD = Path("build/case-study")
+BUILD = "build/case-study"
 STAGES = ("article", "baseline_5", "baseline_15", "control", "pruned", "quantized")
 INT8_STAGES = ("quantized",)
 FULL_SEEDS = (0, 1, 2, 3, 4)
@@ -79,19 +79,21 @@ def recipes(sparsity: dict[str, float] | None = None, shift_pixels: int = SHIFT_
 class Training:
     """One recipe with one seed on one data set, and the folder where its files are kept.
 
-    `data` is 'best', 'mnist-5k' or 'held-out' (the last 5,000 training images as test images).
+    `data` is 'best', 'mnist-5k' or 'held-out' (the last 5,000 training images as test images);
+    `build` is the folder under which that folder is made.
     """
 
     recipe: Recipe
     seed: int
     data: str = "best"
+    build: str = BUILD
 
     @property
     def folder(self) -> Path:
         """Another recipe or other data has another folder, so that no run goes on with a stranger's files."""
         what = json.dumps([self.load().source, dataclasses.asdict(self.recipe)], sort_keys=True)
         mark = hashlib.sha256(what.encode()).hexdigest()[:10]
-        return BUILD / f"{self.recipe.name}-{mark}" / f"seed-{self.seed}"
+        return Path(self.build) / f"{self.recipe.name}-{mark}" / f"seed-{self.seed}"
 
     @property
     def done(self) -> bool:
@@ -143,16 +145,15 @@ def _load(name: str) -> ImageSet:
     return _loaded[name]
 
 
-def train_all(trainings: Iterable[Training], *, jobs: int | None = None, console: Console | None = None) -> None:
+def train_all(trainings: Iterable[Training], *, jobs: int | None = None) -> None:
     """Run trainings side by side, one thread each, with one progress bar over all their epochs.
 
     Trainings whose files are there already are left out. Raises RuntimeError with the last line
     that a failed training wrote, and the path of the rest.
     """
     wanted = [t for t in trainings if not t.done]
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("epochs; left"))
-    with Progress(*columns, TimeRemainingColumn(), TextColumn("elapsed"), TimeElapsedColumn(), console=console) as bar:
-        task = bar.add_task("training", total=sum(t.recipe.epochs for t in wanted))
+    with tqdm(total=sum(t.recipe.epochs for t in wanted), desc="training", unit=" epochs", mininterval=1) as bar:
+        running = []
 
         def one(training: Training) -> None:
             training.folder.mkdir(parents=True, exist_ok=True)
@@ -163,9 +164,10 @@ def train_all(trainings: Iterable[Training], *, jobs: int | None = None, console
                 open(log, "w", encoding="utf-8") as errors,
                 subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as child,
             ):
+                running.append(child)
                 for line in child.stdout:
                     if line.startswith("epoch "):
-                        bar.advance(task, int(line.split()[1]) - seen)
+                        bar.update(int(line.split()[1]) - seen)
                         seen = int(line.split()[1])
             if child.returncode:
                 last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
@@ -173,7 +175,13 @@ def train_all(trainings: Iterable[Training], *, jobs: int | None = None, console
                 raise RuntimeError(f"training {what} failed: {' '.join(last)} (the rest: {log})")
 
         with ThreadPoolExecutor(jobs or os.cpu_count() or 1) as pool:
-            list(pool.map(one, wanted))
+            try:
+                list(pool.map(one, wanted))
+            except BaseException:  # an interruption too: what is trained so far is kept, nothing runs on
+                pool.shutdown(wait=False, cancel_futures=True)
+                for child in running:
+                    child.terminate()
+                raise
 
 
 def measure_seed(trainings: Sequence[Training], attempts: int = 3) -> list[dict]:
@@ -206,19 +214,21 @@ def run(
     seeds: Sequence[int] = (0,),
     source: str = "best",
     *,
-    console: Console | None = None,
     command: str,
+    build: str | Path = BUILD,
     attempts: int = 3,
 ) -> dict:
     """Train what is missing, measure every file, and return {"provenance": ..., "runs": [...]}.
 
-    `attempts` is how often a void comparison is tried before it is reported as void. Measured
-    seeds are kept beside their files: an interrupted run loses at most the one it was at.
+    source    'best' or 'mnist-5k', as for `mnist.load`
+    command   what a reader types to get the same, for the provenance
+    build     where models and measured seeds are kept: an interrupted run goes on there
+    attempts  how often a void comparison is tried before it is reported as void
     """
-    by_seed = {seed: [Training(recipe, seed, source) for recipe in recipes().values()] for seed in seeds}
-    train_all([t for trainings in by_seed.values() for t in trainings], console=console)
+    by_seed = {seed: [Training(recipe, seed, source, str(build)) for recipe in recipes().values()] for seed in seeds}
+    train_all([t for trainings in by_seed.values() for t in trainings])
     runs = []
-    for trainings in by_seed.values():
+    for trainings in tqdm(by_seed.values(), desc="measuring", unit=" seeds"):
         kept = trainings[-1].folder / "measured.json"
         if not kept.exists():
             part = kept.with_suffix(".part")
@@ -247,13 +257,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     console = Console()
     if not options.full:
-        found = run(console=console, command="make case-study")
-        report.show(found, stored(), BUILD / "report.html", console)
+        found = run(command="make case-study")
+        report.show(found, stored(), Path(BUILD) / "report.html", console)
         return
     if _load("best").source != "mnist":
         console.print("The stored result is made on all 70,000 images: set HWLIMITS_MNIST or connect to a network.")
         raise SystemExit(2)
-    found = run(FULL_SEEDS, console=console, command="make results-case-study", attempts=20)
+    found = run(FULL_SEEDS, command="make results-case-study", attempts=20)
     store(found)
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 
 import numpy as np
-from rich.console import Console
 
 from hwlimits import data
 from hwlimits.machine.provenance import provenance
@@ -35,7 +34,7 @@ def trial(label: str, seed: int) -> Training:
 
 
 def main() -> None:
-    train_all([trial(label, seed) for seed in SEEDS for label in CANDIDATES], console=Console())
+    train_all([trial(label, seed) for seed in SEEDS for label in CANDIDATES])
     rows = []
     for label in CANDIDATES:
         files = [LiteRTFile.read(trial(label, seed).folder / "quantized.tflite") for seed in SEEDS]

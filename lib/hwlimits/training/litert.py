@@ -6,10 +6,7 @@ it: LiteRT (ai-edge-litert) for computers and phones, tflite-micro for microcont
 
 from __future__ import annotations
 
-import os
 import re
-import sys
-import tempfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +18,7 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from hwlimits.training.mnist import scale
+from hwlimits.training.stderr import caught_stderr
 
 _HEAVY = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 _OP_NAMES = {v: k for k, v in vars(schema.BuiltinOperator).items() if isinstance(v, int)}
@@ -151,10 +149,11 @@ class LiteRTFile:
     def interpreter(self, batch: int = 1, *, threads: int = 1, reference: bool = False) -> Interpreter:
         """A LiteRT interpreter for `batch` images; `reference` takes the plain kernels instead of XNNPACK's."""
         kernels = OpResolverType.BUILTIN_REF if reference else OpResolverType.AUTO
-        found = Interpreter(model_content=self.content, num_threads=threads, experimental_op_resolver_type=kernels)
-        details = found.get_input_details()[0]
-        found.resize_tensor_input(details["index"], (batch, *details["shape"][1:]))
-        found.allocate_tensors()
+        with caught_stderr():  # it says each time which kernels it chose; an error still gets out
+            found = Interpreter(model_content=self.content, num_threads=threads, experimental_op_resolver_type=kernels)
+            details = found.get_input_details()[0]
+            found.resize_tensor_input(details["index"], (batch, *details["shape"][1:]))
+            found.allocate_tensors()
         return found
 
     def runner(self, images: np.ndarray, *, threads: int = 1) -> Callable[[], None]:
@@ -225,23 +224,9 @@ def run_micro(file: LiteRTFile, images: np.ndarray) -> MicroRun:
         interpreter.set_input(image[None], 0)
         interpreter.invoke()
         outputs.append(interpreter.get_output(0)[0])
-    report = _stderr_of(interpreter.print_allocations)
-    total = re.search(r"Arena allocation total (\d+) bytes", report)
+    with caught_stderr() as report:
+        interpreter.print_allocations()
+    total = re.search(r"Arena allocation total (\d+) bytes", report())
     if not total:
-        raise LiteRTError(f"tflite-micro reported no arena size, but {report[:200]!r}")
+        raise LiteRTError(f"tflite-micro reported no arena size, but {report()[:200]!r}")
     return MicroRun(np.array(outputs), int(total[1]))
-
-
-def _stderr_of(call: Callable[[], None]) -> str:
-    """What `call` writes to the process's error stream; C++ writes past Python's sys.stderr."""
-    with tempfile.TemporaryFile() as caught:
-        sys.stderr.flush()
-        kept = os.dup(2)
-        try:
-            os.dup2(caught.fileno(), 2)
-            call()
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-        caught.seek(0)
-        return caught.read().decode(errors="replace")

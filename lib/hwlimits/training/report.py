@@ -64,8 +64,12 @@ def stages(runs: Sequence[Mapping]) -> list[str]:
     return [stage for stage in STAGES if any(r["stage"] == stage for r in runs)]
 
 
-def rows(runs: Sequence[Mapping]) -> list[dict[str, str]]:
-    """One row a stage: what it is, what it costs, what it does. Means over seeds where there are several."""
+WEIGHS = ("stage", "not zero", "raw kB", "deflated kB", "entropy kB", "effective MACs")
+DOES = ("stage", "accuracy %", "McNemar", "batch 1", "batch 128", "peak memory MB")
+
+
+def rows(runs: Sequence[Mapping], columns: Sequence[str] = WEIGHS + DOES[1:]) -> list[dict[str, str]]:
+    """One row a stage, with these columns: what it weighs, what it does. Means over seeds where there are several."""
     table = []
     for stage in stages(runs):
         accuracy = of(runs, stage, "test_accuracy")
@@ -89,7 +93,7 @@ def rows(runs: Sequence[Mapping]) -> list[dict[str, str]]:
             **{f"batch {b}": _latency(runs, stage, b) for b in (1, 128)},
             "peak memory MB": f"{mean(runs, stage, 'peak_memory_batch128_bytes') / 1e6:.1f}",
         })  # fmt: skip
-    return table
+    return [{column: row[column] for column in columns} for row in table]
 
 
 def _latency(runs: Sequence[Mapping], stage: str, batch: int) -> str:
@@ -213,15 +217,12 @@ def comparison(runs: Sequence[Mapping], seed: int | None = None) -> list[tuple[s
 def show(found: Mapping, full: Mapping, page: Path, console: Console) -> None:
     """Print the report of a run, and write it with figures, beside the stored full result, as a page."""
     runs = found["runs"]
-    for title, keys in (
-        ("What each stage weighs", ("stage", "not zero", "raw kB", "deflated kB", "entropy kB", "effective MACs")),
-        ("What it can do, and how fast", ("stage", "accuracy %", "McNemar", "batch 1", "batch 128", "peak memory MB")),
-    ):
+    for title, columns in (("What each stage weighs", WEIGHS), ("What it can do, and how fast", DOES)):
         table = Table(title=title, title_justify="left")
-        for key in keys:
-            table.add_column(key, justify="left" if key == "stage" else "right")
-        for row in rows(runs):
-            table.add_row(*(row[key] for key in keys))
+        for column in columns:
+            table.add_column(column, justify="left" if column == "stage" else "right")
+        for row in rows(runs, columns):
+            table.add_row(*row.values())
         console.print(table)
     table = Table(
         "",

@@ -1,0 +1,73 @@
+"""What the checks of the notebooks share: which there are, and how a chapter is read."""
+
+import re
+from pathlib import Path
+
+import nbformat
+
+ROOT = Path(__file__).parents[2]
+CHAPTERS = sorted((ROOT / "chapters").glob("*.ipynb"))
+
+NOT_COMPARED = {"nbval-ignore-output", "nbval-skip"}
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def code(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+
+
+def tags(cell):
+    return set(cell.metadata.get("tags", []))
+
+
+def compared(notebook):
+    """Cells whose stored output nbval compares: executed, with an output, and not marked as measured."""
+    return [c for c in code(notebook) if c.execution_count and c.outputs and not tags(c) & NOT_COMPARED]
+
+
+def faults_of_execution(notebook):
+    """Why the stored run of a notebook proves nothing; empty if it does."""
+    cells = code(notebook)
+    counts = [cell.execution_count for cell in cells]
+    found = [f"cell {i} was never executed" for i, count in enumerate(counts) if count is None]
+    if not found and counts != list(range(1, len(cells) + 1)):
+        found.append("the cells were not executed once, in order, from a fresh kernel")
+    if any(o.output_type == "error" for cell in cells for o in cell.outputs):
+        found.append("an error is stored")
+    if len(compared(notebook)) < max(3, len(cells) // 4):
+        found.append(f"only {len(compared(notebook))} of {len(cells)} cells are compared")
+    return found
+
+
+UNIT = r"(?:%|×|x\b|[kMGT]i?B\b|bytes?\b|[mµn]?s\b|seconds?\b|[kMGT]?FLOPs?(?:/s)?\b|points?\b|W\b|J\b)"
+MEASUREMENT = re.compile(rf"\b\d[\d,.]*\s?{UNIT}")
+
+
+def typed_measurements(markdown):
+    """Numbers with a measured unit in prose. What is quoted or in code is somebody's words, not a claim."""
+    prose = re.sub(r"```.*?```|`[^`]*`|“[^”]*”|\"[^\"]*\"|\$[^$]*\$", "", markdown, flags=re.DOTALL)
+    prose = re.sub(r"95 % (?:interval|confidence)", "", prose)  # the convention, not a finding
+    return MEASUREMENT.findall(prose)
+
+
+OPENING = ("**You will**", "**You will learn**", "**You need**", "**Time**")
+CLOSING = ("## Take-aways", "## Problems", "## Recipe", "## What this chapter ignores", "## 小结")
+
+
+def faults_of_form(notebook):
+    """What a chapter's form lacks."""
+    prose = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    whole = "\n".join(prose)
+    found = [f"the opening lacks {part}" for part in OPENING if part not in prose[0]]
+    found += [f"no heading {part!r}" for part in CLOSING if f"\n{part}" not in f"\n{whole}"]
+    if whole.count("<details>") < 3 or whole.count("<details>") != whole.count("</details>"):
+        found.append("fewer than three problems with a folded answer, or one that does not close")
+    if "> **What the article says.**" not in whole:
+        found.append("nothing that the article says is corrected")
+    if not re.search(r"[\u4e00-\u9fff]{2,}", prose[0]):
+        found.append("no term is given in Chinese at its first use")
+    found += [f"a cell of {n} lines" for c in code(notebook) if (n := len(c.source.splitlines())) > 15]
+    return found
