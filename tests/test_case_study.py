@@ -24,6 +24,8 @@ def test_the_article_s_recipe_is_two_fits_on_nine_tenths_and_one_on_all():
     assert [round(phase.share * 60_000) for phase in article.phases] == [54_000, 54_000, 60_000]
     assert (article.batch, article.shift_pixels) == (32, 0)
     assert all(phase.form == "dense" and not phase.decay for phase in article.phases)
+    # the listing compiles before its first two fits, and not before the third
+    assert [phase.fresh for phase in article.phases] == [True, True, False]
 
 
 def test_the_control_differs_from_the_pipeline_in_compression_alone():
@@ -114,11 +116,43 @@ def test_a_void_comparison_is_never_stored(monkeypatch):
         case_study.store({"provenance": {"seeds": []}, "runs": [run]})
 
 
-def test_the_full_result_is_refused_without_the_full_set(monkeypatch):
-    monkeypatch.setattr(case_study, "_load", lambda name: case_study.mnist_data.load("mnist-5k"))
+def refusal(capsys):
     with pytest.raises(SystemExit) as caught:
         case_study.main(["--full"])
     assert caught.value.code == 2
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_the_full_result_is_refused_without_the_full_set(monkeypatch, capsys):
+    monkeypatch.setattr(case_study, "require_clean_commit", lambda: None)
+    monkeypatch.setattr(case_study, "_load", lambda name: case_study.mnist_data.load(name))
+    monkeypatch.setenv("HWLIMITS_MNIST", "/nowhere.npz")
+    assert "there is no such file" in refusal(capsys)
+
+
+def test_the_full_result_is_refused_from_code_that_no_commit_holds(monkeypatch, capsys):
+    monkeypatch.setattr("hwlimits.machine.provenance.commit", lambda: "0" * 40 + "+changes")
+    assert "commit the changes first" in refusal(capsys)
+
+
+def test_measured_seeds_are_kept_until_a_file_changes_and_never_if_void(short, monkeypatch):
+    monkeypatch.setattr(case_study, "recipes", lambda: {"short": SHORT})
+    measured = []
+
+    def measure(trainings, attempts):
+        measured.append(trainings[0].seed)
+        verdict = "VOID" if len(measured) == 1 else "equal"
+        return [{"stage": "x", "latency_batch1_verdict": verdict, "latency_batch128_verdict": "equal"}]
+
+    monkeypatch.setattr(case_study, "measure_seed", measure)
+    again = lambda: case_study.run((0,), "mnist-5k", command="test", keep=True)["runs"]  # noqa: E731
+    assert again()[0]["latency_batch1_verdict"] == "VOID"
+    assert again()[0]["latency_batch1_verdict"] == "equal", "a void one is measured again"
+    again()
+    assert len(measured) == 2, "a good one is not"
+    (short.folder / "baseline_5.tflite").write_bytes(b"another file")
+    again()
+    assert len(measured) == 3
 
 
 def test_the_same_seed_starts_from_the_same_weights():

@@ -83,14 +83,14 @@ def test_an_export_that_answers_otherwise_is_refused():
         check_export(off, answers)
 
 
-def record(**changes):
+def record(wrong=range(10), **changes):
     base = {
+        "stage": "baseline_15", "dataset": "mnist", "test_images": 1000, "wrong": [[i, 0] for i in wrong],
+        "test_accuracy": 1 - len(wrong) / 1000,
         "raw_bytes": 400, "deflated_bytes": 300, "nonzero_parameters": 100, "effective_macs": 1000,
-        "test_accuracy": 0.99, "mcnemar_vs_baseline": {"p_value": 1.0},
     }  # fmt: skip
     for batch in (1, 128):
         base |= {
-            f"latency_batch{batch}_baseline_median_s": 1e-4,
             f"latency_batch{batch}_median_s": 1e-4,
             f"latency_batch{batch}_speedup": 1.0,
             f"latency_batch{batch}_verdict": "equal",
@@ -98,15 +98,22 @@ def record(**changes):
     return base | changes
 
 
-def verdicts(after):
-    return {row[0]: row[3] for row in before_after(record(), after)}
+def verdicts(after, before=None):
+    return {row[0]: row[3] for row in before_after(before or record(), after)}
 
 
 def test_nothing_is_a_gain_that_was_not_shown():
-    same = verdicts(record(test_accuracy=0.992, mcnemar_vs_baseline={"p_value": 0.2}))
-    assert same["accuracy"] == "no difference shown (McNemar p = 0.2)"
+    same = verdicts(record(wrong=range(5)))  # five more right, none lost: p = 0.0625
+    assert same["accuracy"] == "no difference shown (McNemar p = 0.062)"
     assert same["latency, batch 1"] == "no difference"
-    assert same["file, raw"] == "no difference"
+    assert same["file, raw (bytes)"] == "no difference"
+
+
+def test_accuracy_is_compared_between_the_two_that_were_given():
+    assert verdicts(record(wrong=range(4)))["accuracy"] == "gain of 0.60 points (McNemar p = 0.031)"
+    other = record(wrong=range(20), stage="control")
+    assert verdicts(record(), other)["accuracy"].startswith("gain of 1.00 points")
+    assert verdicts(record(), other)["latency, batch 1"] == "not interleaved"
 
 
 def test_a_void_speed_up_is_no_speed_up():
@@ -115,14 +122,16 @@ def test_a_void_speed_up_is_no_speed_up():
 
 
 def test_losses_are_said_as_plainly_as_gains():
-    after = record(
-        raw_bytes=800, test_accuracy=0.98, mcnemar_vs_baseline={"p_value": 0.001},
-        latency_batch1_speedup=0.5, latency_batch1_verdict="slower",
-    )  # fmt: skip
+    after = record(wrong=range(20), raw_bytes=800, latency_batch1_speedup=0.5, latency_batch1_verdict="slower")
     found = verdicts(after)
-    assert found["file, raw"] == "2.00x more"
+    assert found["file, raw (bytes)"] == "2.00x more"
     assert found["accuracy"].startswith("loss of 1.00 points")
     assert found["latency, batch 1"] == "0.50x, slower"
+
+
+def test_two_test_sets_are_not_compared():
+    with pytest.raises(ValueError, match="tested on mnist and on mnist-5k; needs the same images"):
+        before_after(record(), record(dataset="mnist-5k"))
 
 
 def test_latency_needs_a_whole_batch(compressed):

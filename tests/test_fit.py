@@ -50,6 +50,35 @@ def test_a_run_interrupted_anywhere_ends_with_the_same_weights(tiny, tmp_path):
             assert np.array_equal(a, b), stage
 
 
+def test_an_optimiser_that_is_kept_makes_two_phases_one(tiny, tmp_path):
+    """Two phases with one optimiser train as one phase does; with a fresh one they don't. Interrupted or not."""
+    plain = {"learning_rate": 1e-3, "decay": False}
+
+    def weights(name, phases, stop_at=None):
+        keras.utils.set_random_seed(7)
+        recipe = Recipe(name, 32, 0, phases, {})
+
+        def at_epoch(epoch):
+            if epoch == stop_at:
+                raise Interrupted
+
+        return fit.run(article_cnn(), recipe, tiny, 7, tmp_path / name, lambda *_: None, at_epoch).get_weights()
+
+    tf.config.experimental.enable_op_determinism()
+    one = weights("one", (Phase(2, **plain),))
+    kept = (Phase(1, **plain), Phase(1, fresh=False, **plain))
+    with pytest.raises(Interrupted):
+        weights("kept", kept, stop_at=1)
+    assert all(np.array_equal(a, b) for a, b in zip(one, weights("kept", kept), strict=True))
+    fresh = weights("fresh", (Phase(1, **plain), Phase(1, **plain)))
+    assert not all(np.array_equal(a, b) for a, b in zip(one, fresh, strict=True))
+
+
+def test_only_a_plain_phase_can_keep_its_optimiser():
+    with pytest.raises(ValueError, match="only a dense phase with a constant rate"):
+        Phase(1, 1e-3, "prune", fresh=False)
+
+
 def test_each_epoch_has_all_images_once_and_an_order_of_its_own(tiny):
     first, labels = fit.epoch_images(tiny, 480, 0, seed=1, epoch=0)
     again, _ = fit.epoch_images(tiny, 480, 0, seed=1, epoch=0)

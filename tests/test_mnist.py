@@ -96,6 +96,11 @@ def test_offline_the_sample_is_used_and_said(small, tmp_path, capsys):
     assert cached(tmp_path) == []
 
 
+def test_who_asks_for_all_of_mnist_gets_no_substitute(small):
+    with pytest.raises(MnistError, match="all of MNIST was asked for, and no mirror answers"):
+        mnist.load("mnist")
+
+
 def test_a_download_is_cached_and_not_repeated(small, mirror, tmp_path, monkeypatch):
     address, folder = mirror
     np.savez(folder / "mnist.npz", **small)
@@ -241,5 +246,5 @@ def test_hold_out_keeps_the_test_images_unread(small, tmp_path, monkeypatch):
 
 
 def test_an_unknown_source_is_refused():
-    with pytest.raises(ValueError, match="the source is 'best' or 'mnist-5k'"):
+    with pytest.raises(ValueError, match="the source is 'best', 'mnist' or 'mnist-5k'"):
         mnist.load("imagenet")

@@ -16,13 +16,13 @@ def record(stage, seed, accuracy, **changes):
         "test_accuracy_low": accuracy - 0.002, "test_accuracy_high": accuracy + 0.002,
         "recall_per_digit": [accuracy] * 10, "nonzero_parameters": 121_930, "raw_bytes": 491_000,
         "deflated_bytes": 450_000, "entropy_bytes": 246_000.0, "effective_macs": 2_528_000,
-        "mcnemar_vs_baseline": {"p_value": 0.5}, "keras_disagreement": 0.0, "latency_threads": 1,
+        "wrong": [], "mcnemar_vs_baseline": {"p_value": 0.5}, "keras_disagreement": 0.0, "latency_threads": 1,
         "peak_memory_batch1_bytes": 5_000_000, "peak_memory_batch128_bytes": 20_000_000,
     }  # fmt: skip
     for batch in (1, 128):
         prefix = f"latency_batch{batch}"
         base |= {f"{prefix}_median_s": 3e-5 * batch, f"{prefix}_iqr_s": 1e-6, f"{prefix}_speedup": 1.0,
-                 f"{prefix}_baseline_median_s": 3e-5 * batch, f"{prefix}_verdict": "equal"}  # fmt: skip
+                 f"{prefix}_noisy": False, f"{prefix}_verdict": "equal"}  # fmt: skip
     return base | changes
 
 
@@ -56,6 +56,9 @@ def test_a_void_is_shown_as_void_and_counted():
     row = report.rows(runs([0]))[2]
     assert row["batch 1"].endswith("2.25x")
     assert row["batch 128"].endswith("VOID")
+    figure, alt = report.stages_figure([r | {"latency_batch1_verdict": "VOID"} for r in runs([0])])
+    assert alt.count("latency VOID") == 3
+    assert not figure.axes[2].patches[0].get_fill(), "no solid bar for a time that means nothing"
     assert any("1 of 6 speed comparisons are VOID" in note for note in report.notes(runs([0])))
     assert ("latency, batch 128", "3840.0 µs", "3840.0 µs", "VOID: no verdict") in report.comparison(runs([0]))
 
@@ -97,8 +100,8 @@ def test_a_figure_without_a_text_is_refused():
 def test_labels_carry_units_and_the_palette_is_the_course_s():
     figure, alt = report.stages_figure(runs([0, 1]))
     labels = [axis.get_xlabel() for axis in figure.axes]
-    assert labels == ["deflated file (kB)", "test accuracy (%)", "latency, batch 1, 1 thread (µs)"]
-    assert "pruned and int8: 25 kB, 99.35 %" in alt
+    assert labels == ["deflated file (kB)", "test accuracy (%)", "latency, batch 1, 1 thread (1 = 30 µs)"]
+    assert "pruned and int8: 25 kB, 99.35 %, 0.44 of the plain latency" in alt
     figure, alt = report.digits_figure(runs([0]))
     assert figure.axes[0].get_xlabel() == "digit"
     assert plots.png(figure).startswith(b"\x89PNG")

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -189,3 +190,24 @@ def test_no_file_names_this_machine_or_a_registry_s_host():
         content = path.read_bytes()
         assert not [s for s in secrets if s in content], path
         assert len(content) < 3_000_000, f"{path} is too large for the repository"
+
+
+def test_the_wheel_carries_the_data_and_works_without_the_checkout(tmp_path):
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
+        cwd=ROOT, check=True, capture_output=True,
+    )  # fmt: skip
+    (wheel,) = tmp_path.glob("*.whl")
+    program = (
+        f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r})\n"
+        "import hwlimits\n"
+        "from hwlimits.training import case_study, mnist\n"
+        "print(hwlimits.__file__, len(mnist.load('mnist-5k').x_train), len(case_study.stored()['runs']))"
+    )
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+    file, images, runs = done.stdout.split()
+    assert file.startswith(str(tmp_path))
+    assert int(images) == 4000
+    assert int(runs) >= 30

@@ -15,6 +15,8 @@ COLORS = {
     "sky": "#56B4E9", "purple": "#CC79A7", "yellow": "#F0E442", "black": "#000000",
 }  # fmt: skip
 
+MAP = "cividis"  # for images: one that is even in lightness and safe for colour-blind readers
+
 STYLE = {
     "figure.dpi": 110,
     "figure.constrained_layout.use": True,
@@ -26,7 +28,6 @@ STYLE = {
     "axes.axisbelow": True,
     "grid.color": "#dddddd",
     "grid.linewidth": 0.6,
-    "image.cmap": "cividis",
     "svg.hashsalt": "hwlimits",
 }
 

@@ -34,10 +34,25 @@ def provenance(command: str, *, seeds: Iterable[int] = (), **more) -> dict:
     }
 
 
+class DirtyTree(RuntimeError):
+    """A result is about to be stored, and no commit holds the code that makes it."""
+
+
+def require_clean_commit() -> None:
+    """Raise DirtyTree unless the code that runs is that of a commit."""
+    if len(commit()) != 40:
+        raise DirtyTree(
+            f"A stored result names the commit that made it, and this is {commit()}: commit the changes first, "
+            "and run it in a checkout that nobody edits meanwhile."
+        )
+
+
 def commit() -> str:
     """The checkout's commit, '+changes' behind it if files differ from it, 'unknown' outside one."""
     here = Path(__file__).resolve().parent
     try:
+        if Path(_git(here, "rev-parse", "--show-toplevel")) != here.parents[2]:
+            return "unknown"  # installed inside somebody else's repository
         head = _git(here, "rev-parse", "HEAD")
         # A result being written is no change to what made it.
         changed = _git(here, "status", "--porcelain", "--untracked-files=no", "--", ":/", ":(exclude,top)data/results")

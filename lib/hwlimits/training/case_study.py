@@ -2,7 +2,6 @@
 
     python -m hwlimits.training.case_study                one seed, the best data there is, a report
     python -m hwlimits.training.case_study --full         the stored result, five seeds
-    python -m hwlimits.training.case_study --choose       the trials behind the recipe, on held-out images
 
 Four recipes of 15 epochs each are trained, so that what compression does can be told from what
 training longer does. Trainings run as processes of one thread each, as many as there are cores,
@@ -21,23 +20,26 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import numpy as np
+import psutil
+from filelock import FileLock
 from rich.console import Console
 from tqdm import tqdm
 
 from hwlimits import data
-from hwlimits.machine.provenance import provenance
+from hwlimits.machine.provenance import DirtyTree, provenance, require_clean_commit
 from hwlimits.training import mnist as mnist_data
-from hwlimits.training.mnist import ImageSet, scale
+from hwlimits.training.mnist import ImageSet, MnistError, scale
 from hwlimits.training.recipe import Phase, Recipe
 
 BUILD = "build/case-study"
 STAGES = ("article", "baseline_5", "baseline_15", "control", "pruned", "quantized")
 INT8_STAGES = ("quantized",)
 FULL_SEEDS = (0, 1, 2, 3, 4)
+TRAINING_MEMORY_BYTES = 3_000_000_000  # one training on all of MNIST was seen at 2.5e9
 
 # The pipeline's choices, made on held-out training images: data/results/case_study_choices.json.
 SPARSITY = {"conv2": 0.85, "dense1": 0.95}
@@ -65,7 +67,8 @@ def recipes(sparsity: dict[str, float] | None = None, shift_pixels: int = SHIFT_
     )
     control = tuple(dataclasses.replace(phase, form="dense", sparsity={}) for phase in pipeline)
     plain = {"learning_rate": 1e-3, "decay": False}
-    article = (Phase(5, share=0.9, **plain), Phase(5, share=0.9, **plain), Phase(5, **plain))
+    # the last fit of the listing has no compile before it: its optimiser goes on
+    article = (Phase(5, share=0.9, **plain), Phase(5, share=0.9, **plain), Phase(5, fresh=False, **plain))
     found = (
         Recipe("article", 32, 0, article, {15: "article"}),
         Recipe("baseline", 32, 0, (Phase(15, **plain),), {5: "baseline_5", 15: "baseline_15"}),
@@ -79,13 +82,13 @@ def recipes(sparsity: dict[str, float] | None = None, shift_pixels: int = SHIFT_
 class Training:
     """One recipe with one seed on one data set, and the folder where its files are kept.
 
-    `data` is 'best', 'mnist-5k' or 'held-out' (the last 5,000 training images as test images);
-    `build` is the folder under which that folder is made.
+    `data` is 'mnist', 'mnist-5k' or 'held-out' (the last 5,000 training images of all of MNIST as
+    test images); `build` is the folder under which that folder is made.
     """
 
     recipe: Recipe
     seed: int
-    data: str = "best"
+    data: str = "mnist"
     build: str = BUILD
 
     @property
@@ -109,8 +112,8 @@ class Training:
         from hwlimits.training.models import article_cnn
 
         deterministic(self.seed)
-        mnist = self.load()
-        folder = self.folder
+        mnist, folder = self.load(), self.folder
+        folder.mkdir(parents=True, exist_ok=True)
 
         def at_stage(stage, model):
             answers = model.predict(scale(mnist.x_test), batch_size=500, verbose=0).argmax(axis=1)
@@ -122,7 +125,9 @@ class Training:
         def at_epoch(epoch):
             print(f"epoch {epoch}", flush=True)
 
-        fit.run(article_cnn(), self.recipe, mnist, self.seed, folder, at_stage, at_epoch)
+        with FileLock(str(folder / ".lock")):  # a second run of the same training waits, and finds it done
+            if not self.done:
+                fit.run(article_cnn(), self.recipe, mnist, self.seed, folder, at_stage, at_epoch)
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))
@@ -141,8 +146,14 @@ _loaded: dict[str, ImageSet] = {}
 
 def _load(name: str) -> ImageSet:
     if name not in _loaded:
-        _loaded[name] = mnist_data.load().hold_out() if name == "held-out" else mnist_data.load(name)
+        _loaded[name] = mnist_data.load("mnist").hold_out() if name == "held-out" else mnist_data.load(name)
     return _loaded[name]
+
+
+def default_jobs() -> int:
+    """Trainings side by side: one a core, as far as the free memory carries them."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else psutil.cpu_count()
+    return max(1, min(cores, psutil.virtual_memory().available // TRAINING_MEMORY_BYTES))
 
 
 def train_all(trainings: Iterable[Training], *, jobs: int | None = None) -> None:
@@ -172,15 +183,21 @@ def train_all(trainings: Iterable[Training], *, jobs: int | None = None) -> None
             if child.returncode:
                 last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
                 what = f"{training.recipe.name}, seed {training.seed}"
-                raise RuntimeError(f"training {what} failed: {' '.join(last)} (the rest: {log})")
+                why = (
+                    " ".join(last)
+                    if child.returncode > 0
+                    else f"stopped by signal {-child.returncode} (9: out of memory?)"
+                )
+                raise RuntimeError(f"training {what} failed: {why} (the rest: {log})")
 
-        with ThreadPoolExecutor(jobs or os.cpu_count() or 1) as pool:
+        with ThreadPoolExecutor(jobs or default_jobs()) as pool:
             try:
-                list(pool.map(one, wanted))
+                for ended in as_completed([pool.submit(one, training) for training in wanted]):
+                    ended.result()
             except BaseException:  # an interruption too: what is trained so far is kept, nothing runs on
                 pool.shutdown(wait=False, cancel_futures=True)
                 for child in running:
-                    child.terminate()
+                    child.kill()
                 raise
 
 
@@ -195,7 +212,7 @@ def measure_seed(trainings: Sequence[Training], attempts: int = 3) -> list[dict]
     answers = {stage: LiteRTFile(content).predict(mnist.x_test) for stage, content in files.items()}
     right = {stage: given == mnist.y_test for stage, given in answers.items()}
     records = []
-    for stage, content in files.items():
+    for stage, content in tqdm(files.items(), desc=f"measuring, seed {trainings[0].seed}", unit=" files"):
         record = {"stage": stage, "seed": trainings[0].seed}
         record |= evaluate.file_record(content, mnist, answers[stage])
         keras_answers = np.load(paths[stage].with_suffix(".npy"))
@@ -203,6 +220,8 @@ def measure_seed(trainings: Sequence[Training], attempts: int = 3) -> list[dict]
         record["mcnemar_vs_baseline"] = evaluate.mcnemar(right["baseline_15"], right[stage])
         record |= evaluate.latency_record(content, files["baseline_15"], mnist.x_test, attempts)
         record |= evaluate.memory_record(content)
+        if stage in ("pruned", "quantized"):
+            evaluate.check_zeros(content, SPARSITY)
         if stage in INT8_STAGES:
             evaluate.check_int8(content)
             record |= evaluate.micro_record(content, mnist)
@@ -217,25 +236,45 @@ def run(
     command: str,
     build: str | Path = BUILD,
     attempts: int = 3,
+    keep: bool = False,
 ) -> dict:
     """Train what is missing, measure every file, and return {"provenance": ..., "runs": [...]}.
 
-    source    'best' or 'mnist-5k', as for `mnist.load`
+    source    'best', 'mnist' or 'mnist-5k', as for `mnist.load`
     command   what a reader types to get the same, for the provenance
-    build     where models and measured seeds are kept: an interrupted run goes on there
+    build     where models are kept: an interrupted training goes on there
     attempts  how often a void comparison is tried before it is reported as void
+    keep      True keeps measured seeds too, and measures none twice unless its files have changed
     """
+    made_by = provenance(command, seeds=seeds)  # before the work: the commit that is going to do it
+    source = _load(source).source
     by_seed = {seed: [Training(recipe, seed, source, str(build)) for recipe in recipes().values()] for seed in seeds}
     train_all([t for trainings in by_seed.values() for t in trainings])
     runs = []
-    for trainings in tqdm(by_seed.values(), desc="measuring", unit=" seeds"):
-        kept = trainings[-1].folder / "measured.json"
-        if not kept.exists():
-            part = kept.with_suffix(".part")
-            part.write_text(json.dumps(measure_seed(trainings, attempts)), encoding="utf-8")
-            os.replace(part, kept)
-        runs += json.loads(kept.read_text(encoding="utf-8"))
-    return {"provenance": provenance(command, seeds=seeds), "runs": runs}
+    for seed, trainings in by_seed.items():
+        files = sorted(path for t in trainings for path in t.folder.glob("*.tflite"))
+        mark = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:10]
+        kept = Path(build) / f"measured-seed-{seed}-{mark}.json"
+        if keep and kept.exists():
+            runs += json.loads(kept.read_text(encoding="utf-8"))
+            continue
+        measured = measure_seed(trainings, attempts)
+        if keep and not voids(measured):
+            _write(kept, json.dumps(measured))
+        runs += measured
+    return {"provenance": made_by, "runs": runs}
+
+
+def voids(runs: Iterable[dict]) -> list[str]:
+    """The stages with a comparison that is void, once for each."""
+    return [r["stage"] for r in runs for batch in (1, 128) if r[f"latency_batch{batch}_verdict"] == "VOID"]
+
+
+def _write(path: Path, text: str) -> None:
+    """Write whole or not at all."""
+    part = path.with_suffix(".part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
 
 
 def stored() -> dict:
@@ -260,17 +299,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         found = run(command="make case-study")
         report.show(found, stored(), Path(BUILD) / "report.html", console)
         return
-    if _load("best").source != "mnist":
-        console.print("The stored result is made on all 70,000 images: set HWLIMITS_MNIST or connect to a network.")
-        raise SystemExit(2)
-    found = run(FULL_SEEDS, command="make results-case-study", attempts=20)
+    try:
+        require_clean_commit()
+        _load("mnist")
+    except (MnistError, DirtyTree) as error:
+        console.print(str(error))
+        raise SystemExit(2) from None
+    found = run(FULL_SEEDS, "mnist", command="make results-case-study", attempts=5, keep=True)
     store(found)
 
 
 def store(found: dict) -> None:
     """Write the full result and its int8 files into data/results of this checkout."""
-    void = [r["stage"] for r in found["runs"] for b in (1, 128) if r[f"latency_batch{b}_verdict"] == "VOID"]
-    if void:
+    if void := voids(found["runs"]):
         raise SystemExit(f"not stored: void comparisons of {', '.join(void)}; run again on a quieter machine")
     target = data.path("results")
     (target / "case_study").mkdir(exist_ok=True)
@@ -280,7 +321,7 @@ def store(found: dict) -> None:
     text = json.dumps(found, indent=1)
     # a list of numbers on one line: the file is read by people too
     text = re.sub(r"\[\s+([^\[\]{}]*?)\s+\]", lambda m: "[" + re.sub(r"\s+", " ", m[1]) + "]", text)
-    (target / "case_study.json").write_text(text + "\n", encoding="utf-8")
+    _write(target / "case_study.json", text + "\n")
 
 
 if __name__ == "__main__":

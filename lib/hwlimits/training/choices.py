@@ -1,6 +1,6 @@
 """How the pipeline's recipe was chosen: trials on 5,000 held-out training images.
 
-    python -m hwlimits.training.choices      makes data/results/case_study_choices.json
+    make results-choices      makes data/results/case_study_choices.json
 
 The test images play no part. Rule, fixed before the trials: of the candidates whose int8 file,
 by the mean of the seeds, is within `WITHIN` of the best one's held-out accuracy, the smallest.
@@ -13,7 +13,7 @@ import json
 import numpy as np
 
 from hwlimits import data
-from hwlimits.machine.provenance import provenance
+from hwlimits.machine.provenance import provenance, require_clean_commit
 from hwlimits.training.case_study import Training, recipes, train_all
 from hwlimits.training.litert import LiteRTFile
 
@@ -34,6 +34,8 @@ def trial(label: str, seed: int) -> Training:
 
 
 def main() -> None:
+    require_clean_commit()
+    made_by = provenance("make results-choices", seeds=SEEDS)
     train_all([trial(label, seed) for seed in SEEDS for label in CANDIDATES])
     rows = []
     for label in CANDIDATES:
@@ -51,7 +53,7 @@ def main() -> None:
     near = [row for row in rows if row["held_out_accuracy_mean"] >= best - WITHIN]
     chosen = min(near, key=lambda row: np.mean(row["deflated_bytes"]))["candidate"]
     found = {
-        "provenance": provenance("python -m hwlimits.training.choices", seeds=SEEDS),
+        "provenance": made_by,
         "rule": f"the smallest file within {WITHIN} of the best held-out accuracy",
         "held_out": "the last 5,000 of the 60,000 training images",
         "chosen": chosen,

@@ -125,6 +125,8 @@ def latency_record(content: bytes, baseline: bytes, images: np.ndarray, attempts
             f"{prefix}_speedup_high": comparison.high,
             f"{prefix}_aa_control": comparison.aa_ratio,
             f"{prefix}_verdict": comparison.verdict,
+            f"{prefix}_noisy": comparison.b.noisy,
+            f"{prefix}_attempts": comparison.attempts,
         }
     return record
 
@@ -185,40 +187,59 @@ def check_int8(content: bytes) -> None:
             )
 
 
+def check_zeros(content: bytes, sparsity: Mapping[str, float]) -> None:
+    """Raise ValueError unless the layers named in `sparsity` have at least that share of zeros in the file."""
+    for name, share in sparsity.items():
+        (layer,) = (layer for layer in LiteRTFile(content).layers if name in layer.name)
+        found = float(np.mean(layer.weights == 0))
+        if found < share - 0.005:
+            raise ValueError(
+                f"{name}: {100 * found:.1f} % of the file's weights are zero, {100 * share:.1f} % were asked for. "
+                "Did quantization-aware training let them grow back? quantize.aware keeps them."
+            )
+
+
 def before_after(before: Mapping, after: Mapping) -> list[tuple[str, str, str, str]]:
     """The report of an optimisation: rows of (what, before, after, verdict), from two run records.
 
-    A verdict says 'gain' or 'loss' only where the measurement shows it: sizes and counts by more
-    than 1 %, speed by an interleaved comparison that is not void, accuracy by McNemar (p < 0.05).
+    A verdict says 'less', 'faster' or 'gain' only where the measurement shows it: sizes and counts
+    by more than 1 %, accuracy by McNemar (p < 0.05), speed by an interleaved comparison that is
+    not void; and records are interleaved with baseline_15 alone, so with another `before` there
+    is no verdict on speed.
+
+    Raises ValueError if the two were tested on different images.
     """
+    if (before["dataset"], before["test_images"]) != (after["dataset"], after["test_images"]):
+        raise ValueError(
+            f"before_after: tested on {before['dataset']} and on {after['dataset']}; needs the same images"
+        )
     rows = []
     for what, key in (
-        ("file, raw", "raw_bytes"), ("file, deflated", "deflated_bytes"),
+        ("file, raw (bytes)", "raw_bytes"), ("file, deflated (bytes)", "deflated_bytes"),
         ("parameters not zero", "nonzero_parameters"), ("multiply-accumulates, effective", "effective_macs"),
     ):  # fmt: skip
         ratio = before[key] / after[key]
-        verdict = (
-            "no difference"
-            if abs(ratio - 1) < 0.01
-            else f"{ratio:.2f}x less"
-            if ratio > 1
-            else f"{1 / ratio:.2f}x more"
-        )
-        rows.append((what, f"{before[key]:,}", f"{after[key]:,}", verdict))
+        said = f"{ratio:.2f}x less" if ratio > 1 else f"{1 / ratio:.2f}x more"
+        rows.append((what, f"{before[key]:,}", f"{after[key]:,}", said if abs(ratio - 1) > 0.01 else "no difference"))
     for batch in BATCHES:
         prefix = f"latency_batch{batch}"
+        times = [f"{1e6 * record[f'{prefix}_median_s']:.1f} µs" for record in (before, after)]
         verdict, ratio = after[f"{prefix}_verdict"], after[f"{prefix}_speedup"]
         said = {"VOID": "VOID: no verdict", "equal": "no difference"}.get(verdict, f"{ratio:.2f}x, {verdict}")
-        rows.append((
-            f"latency, batch {batch}", f"{1e6 * after[f'{prefix}_baseline_median_s']:.1f} µs",
-            f"{1e6 * after[f'{prefix}_median_s']:.1f} µs", said,
-        ))  # fmt: skip
-    test = after["mcnemar_vs_baseline"]
+        rows.append(
+            (f"latency, batch {batch}", *times, said if before["stage"] == "baseline_15" else "not interleaved")
+        )
+    test = mcnemar(*(right_answers(record) for record in (before, after)))
     change = after["test_accuracy"] - before["test_accuracy"]
-    known = test["p_value"] < 0.05
-    said = f"{'gain' if change > 0 else 'loss'} of {100 * abs(change):.2f} points" if known else "no difference shown"
-    rows.append((
-        "accuracy", f"{100 * before['test_accuracy']:.2f} %", f"{100 * after['test_accuracy']:.2f} %",
-        f"{said} (McNemar p = {test['p_value']:.2g})",
-    ))  # fmt: skip
+    said = f"{'gain' if change > 0 else 'loss'} of {100 * abs(change):.2f} points"
+    said = said if test["p_value"] < 0.05 else "no difference shown"
+    accuracies = [f"{100 * record['test_accuracy']:.2f} %" for record in (before, after)]
+    rows.append(("accuracy", *accuracies, f"{said} (McNemar p = {test['p_value']:.2g})"))
     return rows
+
+
+def right_answers(record: Mapping) -> np.ndarray:
+    """Booleans (n,): which test images a record's file got right."""
+    right = np.ones(record["test_images"], dtype=bool)
+    right[[image for image, _ in record["wrong"]]] = False
+    return right

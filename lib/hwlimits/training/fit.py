@@ -1,9 +1,9 @@
 """Training in phases, the same bit for bit whether it was interrupted or not.
 
 A recipe is a list of phases; each starts from the plain weights that the last one ended with,
-changes the model (prunes it, quantizes it, or leaves it) and trains it with an optimiser of its
-own. The order of the images and their shifts are drawn from (seed, epoch), and after each epoch
-weights and optimiser are saved: to resume is to go on.
+changes the model (prunes it, quantizes it, or leaves it) and trains it, with an optimiser of its
+own unless it says otherwise. The order of the images and their shifts are drawn from (seed,
+epoch), and after each epoch weights and optimiser are saved: to resume is to go on.
 """
 
 from __future__ import annotations
@@ -38,22 +38,16 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     done = 0
     for number, phase in enumerate(recipe.phases):
-        saved = folder / f"phase-{number}.npz"
-        last = number == len(recipe.phases) - 1
         model = _fit_phase(model, recipe, number, done, data, seed, folder, at_stage, at_epoch)
         done += phase.epochs
-        if not last:  # every phase but the last ends with a plain model
-            if not saved.exists():
-                _save(saved, model.get_weights())
-            model.set_weights(_restore(saved))
     return model
 
 
 def _fit_phase(model, recipe, number, done, data, seed, folder, at_stage, at_epoch):
-    """One phase. If its weights are saved already, the model comes back as it went in."""
-    phase = recipe.phases[number]
-    if (folder / f"phase-{number}.npz").exists():
-        at_epoch(done + phase.epochs)
+    """One phase. Its end is saved, so that a run that goes on later starts the next phase from there."""
+    phase, ended = recipe.phases[number], folder / f"phase-{number}.npz"
+    if ended.exists():
+        model.set_weights(_restore(ended)[: len(model.get_weights())])
         return model
     count = round(phase.share * len(data.x_train))
     steps = math.ceil(count / recipe.batch)
@@ -63,6 +57,8 @@ def _fit_phase(model, recipe, number, done, data, seed, folder, at_stage, at_epo
         rate = keras.optimizers.schedules.CosineDecay(rate, phase.epochs * steps, alpha=0.01)
     model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy")
     model.optimizer.build(model.trainable_variables)
+    if not phase.fresh:
+        _assign(model, _restore(folder / f"phase-{number - 1}.npz"))
     start = _resume(model, folder, number)
     pruned = phase.form in ("prune", "hold")
     for epoch in range(start, phase.epochs):
@@ -75,11 +71,14 @@ def _fit_phase(model, recipe, number, done, data, seed, folder, at_stage, at_epo
         stage = recipe.stages.get(done + epoch + 1)
         if stage:
             at_stage(stage, prune.strip(model) if pruned else model)
-        _save_state(model, folder, number, epoch + 1)
+        _save(folder / "epoch.npz", [np.array([number, epoch + 1]), *_state(model)])
     at_epoch(done + phase.epochs)
+    state = _state(model)
     if pruned:
         model = prune.strip(model)
         prune.check_sparsity(prune.layer_sparsity(model), phase.sparsity)
+        state = model.get_weights()
+    _save(ended, state)
     return model
 
 
@@ -115,8 +114,11 @@ def _state(model: keras.Model) -> list[np.ndarray]:
     return model.get_weights() + [np.asarray(v) for v in model.optimizer.variables]
 
 
-def _save_state(model: keras.Model, folder: Path, number: int, epoch: int) -> None:
-    _save(folder / "epoch.npz", [np.array([number, epoch]), *_state(model)])
+def _assign(model: keras.Model, state: list[np.ndarray]) -> None:
+    weights = len(model.get_weights())
+    model.set_weights(state[:weights])
+    for variable, value in zip(model.optimizer.variables, state[weights:], strict=True):
+        variable.assign(value)
 
 
 def _resume(model: keras.Model, folder: Path, number: int) -> int:
@@ -127,10 +129,7 @@ def _resume(model: keras.Model, folder: Path, number: int) -> int:
     where, *state = _restore(saved)
     if where[0] != number:
         return 0
-    weights = len(model.get_weights())
-    model.set_weights(state[:weights])
-    for variable, value in zip(model.optimizer.variables, state[weights:], strict=True):
-        variable.assign(value)
+    _assign(model, state)
     return int(where[1])
 
 

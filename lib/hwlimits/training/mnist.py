@@ -81,7 +81,7 @@ def scale(images: np.ndarray) -> np.ndarray:
 
 
 def load(source: str = "best") -> ImageSet:
-    """Load MNIST: 'best' takes the best there is, 'mnist-5k' always the sample.
+    """Load MNIST: 'best' takes the best there is, 'mnist-5k' always the sample, 'mnist' all of it or nothing.
 
     Raises MnistError for a file that is truncated, corrupt or of another shape. What is missing
     is no error: the next place in the order is tried (but a file named by HWLIMITS_MNIST must be
@@ -91,8 +91,8 @@ def load(source: str = "best") -> ImageSet:
     >>> len(sample.x_train), len(sample.x_test), sample.source
     (4000, 1000, 'mnist-5k')
     """
-    if source not in ("best", "mnist-5k"):
-        raise ValueError(f"load({source!r}): the source is 'best' or 'mnist-5k'")
+    if source not in ("best", "mnist", "mnist-5k"):
+        raise ValueError(f"load({source!r}): the source is 'best', 'mnist' or 'mnist-5k'")
     if source == "mnist-5k":
         return _sample()
     named = os.environ.get("HWLIMITS_MNIST")
@@ -109,7 +109,15 @@ def load(source: str = "best") -> ImageSet:
             except MnistError as error:
                 cached.unlink()
                 raise MnistError(f"{error} It has been removed from the cache: run the same again.") from None
-        return _download(cached) or _sample()
+        found = _download(cached)
+    if found:
+        return found
+    if source == "mnist":
+        raise MnistError(
+            "all of MNIST was asked for, and no mirror answers: set HWLIMITS_MNIST, or connect to a network"
+        )
+    print("MNIST: no network; using the 5,000 images that come with the course (source: mnist-5k)")
+    return _sample()
 
 
 def cache_folder() -> Path:
@@ -137,7 +145,6 @@ def _download(target: Path) -> ImageSet | None:
             return found
     if refused:
         raise refused
-    print("MNIST: no network; using the 5,000 images that come with the course (source: mnist-5k)")
     return None
 
 

@@ -15,6 +15,7 @@ class Phase:
     decay     True lets the learning rate fall to 1 % of its start by a half cosine
     share     the part of the training images that is used, from the first on
     sparsity  share of zeros by layer name, for 'prune' and 'hold'
+    fresh     False lets the optimiser go on with what it remembers of the phase before ('dense' only)
     """
 
     epochs: int
@@ -23,8 +24,11 @@ class Phase:
     decay: bool = True
     share: float = 1.0
     sparsity: Mapping[str, float] = field(default_factory=dict)
+    fresh: bool = True
 
     def __post_init__(self):
+        if not self.fresh and (self.form != "dense" or self.decay):
+            raise ValueError("Phase(fresh=False): only a dense phase with a constant rate can keep its optimiser")
         if self.form not in ("dense", "prune", "hold", "quantize"):
             raise ValueError(f"Phase(form={self.form!r}): the forms are dense, prune, hold and quantize")
 

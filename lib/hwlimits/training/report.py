@@ -65,7 +65,7 @@ def stages(runs: Sequence[Mapping]) -> list[str]:
 
 
 WEIGHS = ("stage", "not zero", "raw kB", "deflated kB", "entropy kB", "effective MACs")
-DOES = ("stage", "accuracy %", "McNemar", "batch 1", "batch 128", "peak memory MB")
+DOES = ("stage", "accuracy %", "McNemar", "batch 1", "batch 128", "peak memory MB, batch 128")
 
 
 def rows(runs: Sequence[Mapping], columns: Sequence[str] = WEIGHS + DOES[1:]) -> list[dict[str, str]]:
@@ -91,7 +91,7 @@ def rows(runs: Sequence[Mapping], columns: Sequence[str] = WEIGHS + DOES[1:]) ->
             "entropy kB": f"{mean(runs, stage, 'entropy_bytes') / 1e3:.1f}",
             "effective MACs": f"{mean(runs, stage, 'effective_macs') / 1e6:.2f} M",
             **{f"batch {b}": _latency(runs, stage, b) for b in (1, 128)},
-            "peak memory MB": f"{mean(runs, stage, 'peak_memory_batch128_bytes') / 1e6:.1f}",
+            "peak memory MB, batch 128": f"{mean(runs, stage, 'peak_memory_batch128_bytes') / 1e6:.1f}",
         })  # fmt: skip
     return [{column: row[column] for column in columns} for row in table]
 
@@ -100,6 +100,7 @@ def _latency(runs: Sequence[Mapping], stage: str, batch: int) -> str:
     prefix = f"latency_batch{batch}"
     verdicts = set(of(runs, stage, f"{prefix}_verdict"))
     time = f"{seconds(mean(runs, stage, f'{prefix}_median_s'))} (IQR {seconds(mean(runs, stage, f'{prefix}_iqr_s'))})"
+    time += " NOISY" if any(of(runs, stage, f"{prefix}_noisy")) else ""
     speedup = mean(runs, stage, f"{prefix}_speedup")
     said = f"{speedup:.2f}x" if verdicts <= {"faster"} or verdicts <= {"slower"} else "/".join(sorted(verdicts))
     return time if stage == "baseline_15" else f"{time}, {said}"
@@ -121,8 +122,8 @@ def notes(runs: Sequence[Mapping]) -> list[str]:
     said = [
         f"source: {first['dataset']} ({full}); {first['test_images']:,} test images; "
         f"seeds {', '.join(map(str, seeds))}.",
-        f"Latency: LiteRT, {first['latency_threads']} thread, input already set; each stage interleaved with "
-        "'plain, 15 epochs', with an A/A control.",
+        f"Latency: LiteRT, {first['latency_threads']} thread, input already set, warmed up; median and interquartile "
+        "range of samples of 2 ms or more, each stage interleaved with 'plain, 15 epochs', with an A/A control.",
         "McNemar: "
         + ("p against 'plain, 15 epochs'." if len(seeds) == 1 else "seeds with p < 0.05 against 'plain, 15 epochs'."),
         "Entropy: order-0, of the parameters alone, without the table a decoder needs.",
@@ -156,32 +157,47 @@ def markdown(table: Sequence[Mapping[str, str]]) -> str:
 
 
 def stages_figure(runs: Sequence[Mapping]):
-    """Size, accuracy and latency of each stage, side by side; a dot for each seed. Returns (figure, alt)."""
+    """Size, accuracy and latency of each stage, side by side; a dot for each seed. Returns (figure, alt).
+
+    Latency is relative to the plain network's in the same, interleaved run: absolute times of
+    two stages were taken at two moments.
+    """
     names = stages(runs)
+    plain_s = mean(runs, "baseline_15", "latency_batch1_median_s")
     panels = (
-        ("deflated_bytes", 1e-3, "deflated file (kB)", "blue"),
-        ("test_accuracy", 100, "test accuracy (%)", "green"),
-        ("latency_batch1_median_s", 1e6, "latency, batch 1, 1 thread (µs)", "vermilion"),
+        ("blue", "deflated file (kB)", lambda r: r["deflated_bytes"] / 1e3),
+        ("green", "test accuracy (%)", lambda r: 100 * r["test_accuracy"]),
+        (
+            "vermilion",
+            f"latency, batch 1, 1 thread (1 = {seconds(plain_s)})",
+            lambda r: 1 / r["latency_batch1_speedup"],
+        ),
     )
     figure, axes = plots.subplots(1, 3, figsize=(11, 3.2), sharey=True)
-    for axis, (key, scale, label, color) in zip(axes, panels, strict=True):
+    for axis, (color, label, value) in zip(axes, panels, strict=True):
         for place, stage in enumerate(names):
-            values = [scale * v for v in of(runs, stage, key)]
-            if key == "test_accuracy":
-                group = [r for r in runs if r["stage"] == stage]
-                low = np.mean([scale * r["test_accuracy_low"] for r in group])
-                high = np.mean([scale * r["test_accuracy_high"] for r in group])
+            group = [r for r in runs if r["stage"] == stage]
+            values = [value(r) for r in group]
+            if color == "green":  # an accuracy has an interval, and no meaningful zero to draw a bar from
+                low, high = (100 * np.mean([r[f"test_accuracy_{end}"] for r in group]) for end in ("low", "high"))
                 axis.plot([low, high], [place, place], color="#999999", lw=4, alpha=0.6, solid_capstyle="butt")
             else:
-                axis.barh(place, np.mean(values), color=plots.COLORS[color], height=0.6)
+                void = color == "vermilion" and any(r["latency_batch1_verdict"] == "VOID" for r in group)
+                fill = {"fill": False, "hatch": "//"} if void else {"color": plots.COLORS[color]}
+                axis.barh(place, np.mean(values), height=0.6, **fill)
             axis.plot(values, [place] * len(values), "o", ms=4, color="black", alpha=0.6)
         axis.set_xlabel(label)
     axes[0].set_yticks(range(len(names)), [NAMES[n] for n in names])
     axes[0].invert_yaxis()
     alt = "Three panels by stage. " + "; ".join(
         f"{NAMES[n]}: {mean(runs, n, 'deflated_bytes') / 1e3:.0f} kB, {100 * mean(runs, n, 'test_accuracy'):.2f} %, "
-        f"{1e6 * mean(runs, n, 'latency_batch1_median_s'):.1f} µs" for n in names
-    )  # fmt: skip
+        + (
+            "latency VOID"
+            if "VOID" in of(runs, n, "latency_batch1_verdict")
+            else f"{1 / mean(runs, n, 'latency_batch1_speedup'):.2f} of the plain latency"
+        )
+        for n in names
+    )
     return figure, alt
 
 
@@ -190,7 +206,7 @@ def digits_figure(runs: Sequence[Mapping]):
     names = stages(runs)
     errors = np.array([1000 * (1 - np.mean(of(runs, n, "recall_per_digit"), axis=0)) for n in names])
     figure, axis = plots.subplots(figsize=(8, 3.2))
-    image = axis.imshow(errors, aspect="auto")
+    image = axis.imshow(errors, aspect="auto", cmap=plots.MAP)
     axis.grid(False)
     for (row, digit), value in np.ndenumerate(errors):
         axis.text(digit, row, f"{value:.0f}", ha="center", color="white" if value < errors.max() * 0.6 else "black")
