@@ -17,9 +17,10 @@ setup: $(INSTALLED)  ## make the virtual environment (once; the other commands d
 $(INSTALLED): requirements.lock pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "hwlimits needs Python 3.11, 3.12 or 3.13, and there is no '$(PYTHON)' here. Install one and say: make PYTHON=/path/to/python3.12 ..."; exit 2; }
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else "hwlimits needs Python 3.11, 3.12 or 3.13; \"$(PYTHON)\" is %d.%d. Install one and say: make PYTHON=/path/to/python3.12 ..." % v)'
-	@echo "Setting up $(VENV): about 2.7 GB of packages, once."
+	@$(PYTHON) -c 'import platform, sys; sys.exit("TensorFlow has no wheels for Intel Macs any more: use another computer, or Colab." if (platform.system(), platform.machine()) == ("Darwin", "x86_64") else 0)'
+	@echo "Setting up $(VENV), once: about 3 GB on disk, one minute to ten."
 	@$(PYTHON) -m venv $(VENV) || { echo "Python's venv module is missing: on Debian and Ubuntu, apt install python3-venv"; exit 2; }
-	$(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(RUN) -m pip install --disable-pip-version-check --require-hashes -r requirements.lock
 	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
@@ -37,7 +38,7 @@ lab: $(INSTALLED)  ## open JupyterLab on the course
 	$(RUN) -m jupyter lab chapters/08_case_study.ipynb
 
 execute: $(INSTALLED)  ## run the chapters and keep their outputs (after editing chapters/text/)
-	for text in chapters/text/*.md; do \
+	set -e; for text in chapters/text/*.md; do \
 		notebook=chapters/$$(basename $$text .md).ipynb; \
 		$(RUN) -m jupytext --sync $$text; \
 		$(RUN) -m jupyter nbconvert --to notebook --inplace --execute --ExecutePreprocessor.coalesce_streams=True \

@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 
 from hwlimits.machine import Ledger, Timing
@@ -37,7 +38,26 @@ def test_a_prediction_can_change_until_it_is_measured(ledger):
     assert ledger.entries[0].predicted == 3e-5
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), "fast", None])
+@pytest.mark.parametrize("value", [np.float32(2.5), np.int64(3), 4])
+def test_any_real_number_is_a_prediction(value):
+    ledger = Ledger()
+    ledger.predict("x", value, "s")
+    assert ledger.entries[0].predicted == float(value)
+
+
+def test_to_measure_until_it_fits_is_seen(ledger):
+    ledger.measure("layer", 9e-5)
+    ledger.measure("layer", 2e-5)
+    assert "20 µs (measured 2 times)" in ledger.table()
+
+
+def test_a_comparison_needs_a_prediction_of_a_ratio(ledger):
+    sample = Timing((1.0, 1.0, 1.0))
+    with pytest.raises(LedgerError, match="a comparison is a ratio, in ×; the prediction is in 's'"):
+        ledger.measure("layer", Comparison(sample, sample, 2.0, 1.9, 2.1, 1.0))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "fast", None, True])
 def test_a_prediction_is_a_finite_number(value):
     with pytest.raises(LedgerError, match="finite number"):
         Ledger().predict("x", value, "s")
@@ -63,6 +83,9 @@ def test_a_void_comparison_is_shown_and_counted():
     assert ledger.voids == 1
     assert "| speed-up | 4 x | VOID |  |  |" in ledger.table()
     assert "1 of 1 comparisons void." in ledger.table()
+    ledger.measure("speed-up", 2.0)
+    assert ledger.voids == 0, "a second, valid measurement counts"
+    ledger.measure("speed-up", 2.0, void=True)
     assert ledger.entries[0].ratio is None, "a void comparison proves no prediction right or wrong"
 
 
@@ -86,5 +109,6 @@ def test_the_table_and_the_file_hold_the_same(ledger, tmp_path):
         "measured": 1e-5,
         "bound": "memory",
         "void": False,
+        "times_measured": 1,
         "ratio": 0.5,
     }

@@ -234,6 +234,23 @@ def test_two_processes_that_load_at_once_download_once_and_both_succeed(small, m
     assert [p.name for p in cached(tmp_path)] == ["mnist.npz"]
 
 
+def test_a_cache_that_can_t_be_written_stops_nobody(small, mirror, tmp_path, monkeypatch, capsys):
+    address, folder = mirror
+    np.savez(folder / "mnist.npz", **small)
+    monkeypatch.setattr(mnist, "MIRRORS", (f"{address}/mnist.npz",))
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("HWLIMITS_CACHE", str(tmp_path / "file"))
+    assert mnist.load().source == "mnist"
+    assert "set HWLIMITS_CACHE to a folder that can be written" in capsys.readouterr().out
+
+
+def test_a_home_folder_is_understood(small, tmp_path, monkeypatch):
+    np.savez(tmp_path / "mine.npz", **small)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("HWLIMITS_MNIST", "~/mine.npz")
+    assert mnist.load().source == "mnist"
+
+
 def test_hold_out_keeps_the_test_images_unread(small, tmp_path, monkeypatch):
     np.savez(tmp_path / "mine.npz", **small)
     monkeypatch.setenv("HWLIMITS_MNIST", str(tmp_path / "mine.npz"))

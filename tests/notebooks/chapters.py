@@ -1,5 +1,6 @@
 """What the checks of the notebooks share: which there are, and how a chapter is read."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -42,15 +43,25 @@ def faults_of_execution(notebook):
     return found
 
 
-UNIT = r"(?:%|×|x\b|[kMGT]i?B\b|bytes?\b|[mµn]?s\b|seconds?\b|[kMGT]?FLOPs?(?:/s)?\b|points?\b|W\b|J\b)"
-MEASUREMENT = re.compile(rf"\b\d[\d,.]*\s?{UNIT}")
+UNIT = (
+    r"(?:%|×|x\b|倍|times\b|percent\b|-?fold\b|points?\b"
+    r"|[kMGT]i?B\b|bytes?\b|[kMGT]?bit/s|[kMGT]?B/s|[munµμ]?s\b|(?:micro|milli|nano)?seconds?\b|minutes?\b|hours?\b"
+    r"|[kMGT]?FLOPs?\b|[kMG]?Hz\b|[mkM]?[WJ]\b|images per second)"
+)
+MEASUREMENT = re.compile(rf"\b\d[\d,.]*[ \u00a0]?{UNIT}")
 
 
 def typed_measurements(markdown):
     """Numbers with a measured unit in prose. What is quoted or in code is somebody's words, not a claim."""
     prose = re.sub(r"```.*?```|`[^`]*`|“[^”]*”|\"[^\"]*\"|\$[^$]*\$", "", markdown, flags=re.DOTALL)
-    prose = re.sub(r"95 % (?:interval|confidence)", "", prose)  # the convention, not a finding
+    prose = re.sub(r"95 % (?:interval|confidence)|\*\*Time\*\* .*", "", prose)  # a convention; how long to plan for
     return MEASUREMENT.findall(prose)
+
+
+def typed_in_code(source):
+    """The same in the strings of a code cell, which it shows as sentences."""
+    strings = [n.value for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+    return [found for text in strings for found in typed_measurements(text)]
 
 
 OPENING = ("**You will**", "**You will learn**", "**You need**", "**Time**")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import numbers
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,6 +35,7 @@ class Entry:
     measured: float | None = None
     bound: str | None = None
     void: bool = False
+    times_measured: int = 0
 
     @property
     def ratio(self) -> float | None:
@@ -57,7 +59,7 @@ class Ledger:
 
     def predict(self, name: str, value: float, unit: str) -> None:
         """Write down a prediction. It can be changed until it is measured, not after."""
-        if not isinstance(value, (int, float)) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
             raise LedgerError(f"predict({name!r}): a prediction is a finite number, this is {value!r}")
         if name in self._entries and self._entries[name].measured is not None:
             raise LedgerError(
@@ -67,12 +69,18 @@ class Ledger:
         self._entries[name] = Entry(name, float(value), unit)
 
     def measure(
-        self, name: str, what: Callable[[], Any] | Timing | Comparison | float, *, bound: str | None = None
+        self,
+        name: str,
+        what: Callable[[], Any] | Timing | Comparison | float,
+        *,
+        bound: str | None = None,
+        void: bool = False,
     ) -> Entry:
         """Set the measured value beside its prediction.
 
         `what` is a call to time, a Timing, a Comparison (its ratio counts) or a number that
-        something else measured. Raises LedgerError if nothing was predicted under this name.
+        something else measured (`void` if by a comparison that came out so). To measure again replaces the value, and the table says so.
+        Raises LedgerError if nothing was predicted under this name.
         """
         if name not in self._entries:
             made = ", ".join(map(repr, self._entries)) or "none yet"
@@ -84,12 +92,15 @@ class Ledger:
             what = measure(what)
         if isinstance(what, Timing) and entry.unit != "s":
             raise LedgerError(f"measure({name!r}): a time is in s, the prediction is in {entry.unit!r}")
+        if isinstance(what, Comparison) and entry.unit not in ("×", "x"):
+            raise LedgerError(f"measure({name!r}): a comparison is a ratio, in ×; the prediction is in {entry.unit!r}")
+        entry.void = void or (isinstance(what, Comparison) and what.void)
         if isinstance(what, Comparison):
-            entry.void, value = what.void, what.ratio
+            value = what.ratio
         else:
             value = what.median_s if isinstance(what, Timing) else float(what)
             bound = bound or ("noise" if isinstance(what, Timing) and what.noisy else None)
-        entry.measured, entry.bound = value, bound
+        entry.measured, entry.bound, entry.times_measured = value, bound, entry.times_measured + 1
         return entry
 
     def compare(self, name: str, a: Callable[[], Any], b: Callable[[], Any], **options) -> Comparison:
@@ -114,6 +125,7 @@ class Ledger:
         lines = ["| what | predicted | measured | measured ÷ predicted | bound |", "|---|---|---|---|---|"]
         for e in self.entries:
             measured = "VOID" if e.void else "not yet" if e.measured is None else _quantity(e.measured, e.unit)
+            measured += f" (measured {e.times_measured} times)" if e.times_measured > 1 else ""
             ratio = "" if e.ratio is None else f"{e.ratio:.2f}"
             lines.append(f"| {e.name} | {_quantity(e.predicted, e.unit)} | {measured} | {ratio} | {e.bound or ''} |")
         if self.voids:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import platform
+import re
 import subprocess
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
@@ -80,7 +81,7 @@ def machine() -> dict:
         "threads": psutil.cpu_count(),
         "memory_bytes": psutil.virtual_memory().total,
         "os": f"{platform.system()} {platform.machine()}",
-        "int8_instructions": sorted(_cpu_flags() & {"avx_vnni", "avx512_vnni", "asimddp", "i8mm", "amx_int8"}),
+        "int8_instructions": _int8_instructions(),
     }
 
 
@@ -91,11 +92,21 @@ def _cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def _cpu_flags() -> set[str]:
+def _int8_instructions() -> list[str] | None:
+    """Instructions that multiply and add int8, by the system's names; None if the system does not say."""
+    known = {"avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm", "FEAT_DotProd", "FEAT_I8MM"}
     for line in _cpuinfo():
         if line.startswith(("flags", "Features")):
-            return set(line.split(":", 1)[1].split())
-    return set()
+            return sorted(set(line.split(":", 1)[1].split()) & known)
+    flags = re.findall(r"^hw\.optional\.arm\.(\w+): 1$", _sysctl(), re.MULTILINE)
+    return sorted(set(flags) & known) or None
+
+
+def _sysctl() -> str:
+    try:
+        return subprocess.run(["sysctl", "hw.optional"], capture_output=True, text=True).stdout
+    except OSError:
+        return ""
 
 
 def _cpuinfo() -> list[str]:

@@ -50,7 +50,7 @@ def main() -> None:
             "deflated_bytes": [f.deflated_bytes for f in files],
         })  # fmt: skip
     best = max(row["held_out_accuracy_mean"] for row in rows)
-    near = [row for row in rows if row["held_out_accuracy_mean"] >= best - WITHIN]
+    near = [row for row in rows if round(best - row["held_out_accuracy_mean"], 6) <= WITHIN]
     chosen = min(near, key=lambda row: np.mean(row["deflated_bytes"]))["candidate"]
     found = {
         "provenance": made_by,

@@ -97,11 +97,11 @@ def load(source: str = "best") -> ImageSet:
         return _sample()
     named = os.environ.get("HWLIMITS_MNIST")
     if named:
-        if not Path(named).is_file():
+        path = Path(named).expanduser()
+        if not path.is_file():
             raise MnistError(f"HWLIMITS_MNIST names {named}, and there is no such file. {WHAT_TO_DO}")
-        return _full(Path(named))
-    cached = cache_folder() / "mnist.npz"
-    cached.parent.mkdir(parents=True, exist_ok=True)
+        return _full(path)
+    cached = _writable(cache_folder()) / "mnist.npz"
     with FileLock(str(cached) + ".lock"):  # a second process waits, and finds the file
         if cached.exists():
             try:
@@ -123,6 +123,17 @@ def load(source: str = "best") -> ImageSet:
 def cache_folder() -> Path:
     """Where downloads are kept: HWLIMITS_CACHE, or the system's usual place."""
     return Path(os.environ.get("HWLIMITS_CACHE") or pooch.os_cache("hwlimits"))
+
+
+def _writable(folder: Path) -> Path:
+    """The folder, made if need be; where that can't be, a temporary one for this process."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        print(f"MNIST: no cache in {folder} ({error.strerror}); set HWLIMITS_CACHE to a folder that can be written")
+        return Path(tempfile.mkdtemp(prefix="hwlimits-"))
 
 
 def _download(target: Path) -> ImageSet | None:
