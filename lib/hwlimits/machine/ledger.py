@@ -79,13 +79,11 @@ class Ledger:
         """Set the measured value beside its prediction.
 
         `what` is a call to time, a Timing, a Comparison (its ratio counts) or a number that
-        something else measured (`void` if by a comparison that came out so). To measure again replaces the value, and the table says so.
+        something else measured (`void` if by a comparison that came out so). To measure again
+        replaces the value, and the table says so.
         Raises LedgerError if nothing was predicted under this name.
         """
-        if name not in self._entries:
-            made = ", ".join(map(repr, self._entries)) or "none yet"
-            raise LedgerError(f"measure({name!r}): predict it first; predictions so far: {made}")
-        entry = self._entries[name]
+        entry = self._predicted(name)
         if bound is not None and bound not in BOUNDS:
             raise LedgerError(f"measure({name!r}): bound {bound!r} is not one of {', '.join(BOUNDS)}")
         if callable(what):
@@ -105,11 +103,16 @@ class Ledger:
 
     def compare(self, name: str, a: Callable[[], Any], b: Callable[[], Any], **options) -> Comparison:
         """Measure the speed-up of b over a, interleaved, against its prediction."""
-        if name not in self._entries:
-            self.measure(name, 0.0)  # raises with the list of what there is
+        self._predicted(name)  # before the work, not after it
         found = compare(a, b, **options)
         self.measure(name, found)
         return found
+
+    def _predicted(self, name: str) -> Entry:
+        if name not in self._entries:
+            made = ", ".join(map(repr, self._entries)) or "none yet"
+            raise LedgerError(f"measure({name!r}): predict it first; predictions so far: {made}")
+        return self._entries[name]
 
     @property
     def entries(self) -> list[Entry]:
