@@ -92,12 +92,14 @@ def test_a_named_file_that_is_missing_is_an_error_not_a_substitute(small, monkey
 
 def test_offline_the_sample_is_used_and_said(small, tmp_path, capsys):
     assert mnist.load().source == "mnist-5k"
-    assert "no network; using the 5,000 images" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert said.count("MNIST: not from http://127.0.0.1:9/") == 2
+    assert "using the 5,000 images that come with the course (source: mnist-5k)" in said
     assert cached(tmp_path) == []
 
 
 def test_who_asks_for_all_of_mnist_gets_no_substitute(small):
-    with pytest.raises(MnistError, match="all of MNIST was asked for, and no mirror answers"):
+    with pytest.raises(MnistError, match="all of MNIST was asked for, and no mirror gave it"):
         mnist.load("mnist")
 
 
@@ -119,7 +121,7 @@ def test_a_corrupt_download_is_refused_and_leaves_nothing_behind(small, mirror, 
     with pytest.raises(MnistError) as caught:
         mnist.load()
     message = str(caught.value)
-    assert f"The download from {address}/mnist.npz is not MNIST" in message
+    assert f"The download from {address}/mnist.npz is not MNIST; nothing was kept" in message
     assert mnist.ARRAYS_SHA256 in message
     assert hashlib.sha256(content).hexdigest() in message
     assert cached(tmp_path) == []
@@ -188,6 +190,21 @@ def damage_bomb(path, arrays):
             member.write(bytes(1 << 24))
 
 
+def damage_bz2_bomb(path, arrays):
+    """zipfile would unpack a gigabyte to give the first ten bytes."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_BZIP2) as archive, archive.open("x_train.npy", "w") as member:
+        for _ in range(32):
+            member.write(bytes(1 << 24))
+
+
+def damage_a_name(path, arrays):
+    """zipfile quotes the name that it found: up to 64 kB of the file."""
+    np.savez(path, **arrays)
+    content = bytearray(path.read_bytes())
+    content[27] ^= 0x80
+    path.write_bytes(content)
+
+
 DAMAGES = [value for name, value in sorted(globals().items()) if name.startswith("damage_")]
 
 
@@ -206,6 +223,8 @@ def test_a_damaged_file_is_named_with_both_digests_and_what_to_do(small, tmp_pat
     digests = set(re.findall(r"\b[0-9a-f]{64}\b", message))
     assert len(digests) == 2, "and the one that was found"
     assert "Remove the file or fetch it again" in message
+    assert len(message) < 1500
+    assert "\n" not in message
     assert time.perf_counter() - start < 5
     assert before is None or path.read_bytes() == before, "the reader's own file is left alone"
 
@@ -218,6 +237,84 @@ def test_a_damaged_cache_is_emptied(small, tmp_path, damage):
         mnist.load()
     assert cached(tmp_path) == []
     assert mnist.load().source == "mnist-5k"
+
+
+def test_a_file_too_large_to_be_mnist_is_not_read(small, tmp_path, monkeypatch):
+    with open(tmp_path / "huge.npz", "wb") as file:
+        file.truncate(8_000_000_000)  # sparse
+    monkeypatch.setenv("HWLIMITS_MNIST", str(tmp_path / "huge.npz"))
+    start = time.perf_counter()
+    with pytest.raises(MnistError, match=r"has 8,000,000,000 bytes; MNIST has at most 100,000,000"):
+        mnist.load()
+    assert time.perf_counter() - start < 1
+
+
+def test_a_cached_file_that_can_t_be_read_now_is_kept(small, tmp_path, monkeypatch):
+    (tmp_path / "cache").mkdir()
+    np.savez(tmp_path / "cache" / "mnist.npz", **small)
+
+    def refuse(*_):
+        raise PermissionError("not now")
+
+    monkeypatch.setattr(mnist.zipfile, "ZipFile", refuse)
+    with pytest.raises(mnist.UnreadableError, match="can't be read"):
+        mnist.load()
+    monkeypatch.undo()
+    assert (tmp_path / "cache" / "mnist.npz").exists()
+
+
+def test_a_good_cache_needs_no_lock(small, tmp_path):
+    (tmp_path / "cache").mkdir()
+    np.savez(tmp_path / "cache" / "mnist.npz", **small)
+    with mnist.FileLock(str(tmp_path / "cache" / "mnist.npz.lock")):
+        assert mnist.load().source == "mnist"
+
+
+def test_who_waits_too_long_for_another_download_makes_one_of_his_own(small, mirror, tmp_path, monkeypatch, capsys):
+    address, folder = mirror
+    np.savez(folder / "mnist.npz", **small)
+    monkeypatch.setattr(mnist, "MIRRORS", (f"{address}/mnist.npz",))
+    monkeypatch.setattr(mnist, "LOCK_TIMEOUT_S", 0.1)
+    (tmp_path / "cache").mkdir()
+    with mnist.FileLock(str(tmp_path / "cache" / "mnist.npz.lock"), is_singleton=False):
+        assert mnist.load().source == "mnist"
+    assert "no cache in" in capsys.readouterr().out
+    assert cached(tmp_path) == []
+
+
+def test_a_download_that_only_trickles_is_given_up(small, tmp_path, monkeypatch, capsys):
+    class Trickle(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Length", "1000000")
+            self.end_headers()
+            try:
+                while True:
+                    self.wfile.write(b"PK")
+                    time.sleep(0.02)
+            except OSError:
+                pass
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Trickle)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(mnist, "MIRRORS", (f"http://127.0.0.1:{server.server_port}/mnist.npz",))
+    monkeypatch.setattr(mnist, "SLOW_AFTER_S", 0.5)
+    monkeypatch.setattr(mnist, "CHUNK_BYTES", 16)
+    assert mnist.load().source == "mnist-5k"
+    assert "bytes came in" in capsys.readouterr().out
+    assert cached(tmp_path) == []
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "/tmp", "a" * 300, "~nosuchuser/x"])
+def test_whatever_the_variable_names_is_answered_in_words(small, monkeypatch, name):
+    monkeypatch.setenv("HWLIMITS_MNIST", name)
+    with pytest.raises(MnistError, match="HWLIMITS_MNIST names .*, and there is "):
+        mnist.load()
 
 
 def test_two_processes_that_load_at_once_download_once_and_both_succeed(small, mirror, tmp_path):

@@ -10,16 +10,19 @@ same images. `ARRAYS_SHA256` is the digest of x_train, y_train, x_test, y_test, 
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import io
 import os
-import tempfile
+import sys
+import time
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pooch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from hwlimits import data
 
@@ -33,6 +36,10 @@ FULL_SHAPES = {
     "x_train": (60_000, 28, 28), "y_train": (60_000,), "x_test": (10_000, 28, 28), "y_test": (10_000,)
 }  # fmt: skip
 SAMPLE_SHAPES = {"images": (5_000, 28, 28), "labels": (5_000,)}
+MAX_FILE_BYTES = 100_000_000  # uncompressed, the arrays are 55 MB
+LOCK_TIMEOUT_S = 600
+CHUNK_BYTES = 16_384
+SLOW_AFTER_S, SLOW_BYTES_PER_S = 30, 2_000
 WHAT_TO_DO = (
     "Remove the file or fetch it again; or unset HWLIMITS_MNIST and let the course download MNIST; "
     "without a network it then uses the 5,000 images that come with it."
@@ -41,6 +48,10 @@ WHAT_TO_DO = (
 
 class MnistError(ValueError):
     """A file that should be MNIST is not: the message names it and says what to do."""
+
+
+class UnreadableError(MnistError):
+    """A file could not be read, so nothing is known of its content."""
 
 
 @dataclass(frozen=True)
@@ -95,72 +106,121 @@ def load(source: str = "best") -> ImageSet:
         raise ValueError(f"load({source!r}): the source is 'best', 'mnist' or 'mnist-5k'")
     if source == "mnist-5k":
         return _sample()
-    named = os.environ.get("HWLIMITS_MNIST")
-    if named:
-        path = Path(named).expanduser()
-        if not path.is_file():
-            raise MnistError(f"HWLIMITS_MNIST names {named}, and there is no such file. {WHAT_TO_DO}")
-        return _full(path)
-    cached = _writable(cache_folder()) / "mnist.npz"
-    with FileLock(str(cached) + ".lock"):  # a second process waits, and finds the file
-        if cached.exists():
-            try:
-                return _full(cached)
-            except MnistError as error:
-                cached.unlink()
-                raise MnistError(f"{error} It has been removed from the cache: run the same again.") from None
-        found = _download(cached)
+    if named := os.environ.get("HWLIMITS_MNIST"):
+        return _named(named)
+    found = _from_cache_or_download(cache_folder() / "mnist.npz")
     if found:
         return found
     if source == "mnist":
         raise MnistError(
-            "all of MNIST was asked for, and no mirror answers: set HWLIMITS_MNIST, or connect to a network"
+            "all of MNIST was asked for, and no mirror gave it: set HWLIMITS_MNIST, or connect to a network"
         )
-    print("MNIST: no network; using the 5,000 images that come with the course (source: mnist-5k)")
+    print("MNIST: using the 5,000 images that come with the course (source: mnist-5k)")
     return _sample()
 
 
 def cache_folder() -> Path:
     """Where downloads are kept: HWLIMITS_CACHE, or the system's usual place."""
-    return Path(os.environ.get("HWLIMITS_CACHE") or pooch.os_cache("hwlimits"))
+    return Path(os.path.expanduser(os.environ.get("HWLIMITS_CACHE") or pooch.os_cache("hwlimits")))
 
 
-def _writable(folder: Path) -> Path:
-    """The folder, made if need be; where that can't be, a temporary one for this process."""
+def _named(name: str) -> ImageSet:
+    path = Path(os.path.expanduser(name))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
+        there = "no such file" if not path.exists() else None if path.is_file() else "no file, but a folder or a device"
     except OSError as error:
-        print(f"MNIST: no cache in {folder} ({error.strerror}); set HWLIMITS_CACHE to a folder that can be written")
-        return Path(tempfile.mkdtemp(prefix="hwlimits-"))
+        there = error.strerror
+    if there:
+        raise MnistError(f"HWLIMITS_MNIST names {name}, and there is {there}. {WHAT_TO_DO}")
+    return _full(path)
 
 
-def _download(target: Path) -> ImageSet | None:
-    """Fetch MNIST into `target`; None if no mirror answers. A file is moved there once it is right."""
+def _from_cache_or_download(cached: Path) -> ImageSet | None:
+    """The cached file, or a download that is then cached; None if there is neither.
+
+    A file is read without the lock: it is put in its place whole. The lock is for the download:
+    a second process waits, and finds the file. A cache that can't be used stops nobody.
+    """
+    lock = FileLock(f"{cached}.lock", timeout=LOCK_TIMEOUT_S)
+    try:
+        if cached.is_file():
+            return _cached(cached)
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except (OSError, Timeout) as error:
+        print(f"MNIST: no cache in {cached.parent} ({error}); set HWLIMITS_CACHE to a folder that can be written")
+        content = _download()
+        return content and _full(content)
+    with lock:
+        if cached.is_file():
+            return _cached(cached)
+        content = _download()
+        if content is None:
+            return None
+        found = _full(content)
+        try:
+            part = cached.with_suffix(".part")  # one name: what a killed process leaves, the next one replaces
+            part.write_bytes(content.getbuffer())
+            os.replace(part, cached)
+        except OSError as error:
+            print(f"MNIST: not kept in {cached.parent} ({error})")
+        return found
+
+
+def _cached(path: Path) -> ImageSet:
+    try:
+        return _full(path)
+    except UnreadableError:
+        raise  # nothing is known of its content: it stays
+    except MnistError as error:
+        path.unlink()
+        raise MnistError(f"{error} It has been removed from the cache: run the same again.") from None
+
+
+class _Arriving(io.BytesIO):
+    """A download in memory, given up if it grows too large or comes too slowly."""
+
+    def __init__(self):
+        super().__init__()
+        self.started = time.monotonic()
+
+    def write(self, chunk) -> int:
+        elapsed_s = time.monotonic() - self.started
+        if self.tell() + len(chunk) > MAX_FILE_BYTES:
+            raise ValueError(f"it is larger than {MAX_FILE_BYTES:,} bytes")
+        if elapsed_s > SLOW_AFTER_S and self.tell() < elapsed_s * SLOW_BYTES_PER_S:
+            raise ValueError(f"{self.tell():,} bytes came in {elapsed_s:.0f} s")
+        return super().write(chunk)
+
+
+def _download() -> io.BytesIO | None:
+    """MNIST from the first mirror that has it; None if no mirror answers. MnistError if one sends something else."""
     refused = None
     for url in MIRRORS:
-        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-            arrived = Path(folder) / "mnist.npz"
-            try:
-                pooch.HTTPDownloader(progressbar=True, timeout=10)(url, str(arrived), None)
-            except Exception as error:  # every client error means the same here: not from this mirror
-                print(f"MNIST: no answer from {url} ({type(error).__name__})")
-                continue
-            try:
-                found = _full(arrived)
-            except MnistError as error:
-                refused = MnistError(f"The download from {url} is not MNIST. {error}")
-                continue
-            os.replace(arrived, target)
-            return found
+        arriving = _Arriving()
+        try:
+            pooch.HTTPDownloader(progressbar=sys.stderr is not None, timeout=10, chunk_size=CHUNK_BYTES)(
+                url, arriving, None
+            )
+        except (OSError, ValueError) as error:  # requests' own errors are OSErrors
+            print(f"MNIST: not from {url} ({type(error).__name__}: {_clip(error, 120)})")
+            continue
+        try:
+            _full(arriving)
+        except MnistError as error:
+            refused = MnistError(
+                f"The download from {url} is not MNIST; nothing was kept. {error} "
+                'Or take the sample that comes with the course: load("mnist-5k").'
+            )
+            continue
+        return arriving
     if refused:
         raise refused
     return None
 
 
-def _full(path: Path) -> ImageSet:
-    arrays = _read(path, FULL_SHAPES, ARRAYS_SHA256)
+def _full(source: Path | io.BytesIO) -> ImageSet:
+    arrays = _read(source, FULL_SHAPES, ARRAYS_SHA256)
     return ImageSet(*arrays.values(), source="mnist")
 
 
@@ -176,56 +236,69 @@ def _sample() -> ImageSet:
     return ImageSet(images[train], labels[train], images[test], labels[test], "mnist-5k")
 
 
-def _read(path: Path, shapes: dict[str, tuple[int, ...]], expected: str) -> dict[str, np.ndarray]:
-    """The arrays of an npz file, after their shapes and digest; headers are read before data."""
-    arrays = {}
+def _read(source: Path | io.BytesIO, shapes: dict[str, tuple[int, ...]], expected: str) -> dict[str, np.ndarray]:
+    """The arrays of an npz file, once their sizes, shapes and digest are right; headers are read before data."""
+    name = "The file" if isinstance(source, io.BytesIO) else str(source)
     try:
-        with zipfile.ZipFile(path) as archive:
-            for name, shape in shapes.items():
-                with archive.open(f"{name}.npy") as member:
-                    found = _header(member)
-                    if found != (shape, np.dtype(np.uint8)):
-                        raise MnistError(
-                            f"{path}: {name} has shape {found[0]} and type {found[1]}, "
-                            f"expected {shape} uint8; its digest was not computed "
-                            f"(expected {expected}, of the file {_file_digest(path)}). {WHAT_TO_DO}"
-                        )
-                    size = int(np.prod(shape))
-                    content = member.read(size + 1)
-                if len(content) != size:
-                    raise ValueError(f"{name} holds {len(content)} bytes or more, not {size}")
-                arrays[name] = np.frombuffer(content, np.uint8).reshape(shape)
+        size = len(source.getbuffer()) if isinstance(source, io.BytesIO) else source.stat().st_size
+        if size > MAX_FILE_BYTES:
+            raise MnistError(f"{name} has {size:,} bytes; MNIST has at most {MAX_FILE_BYTES:,}. {WHAT_TO_DO}")
+        arrays = _arrays(source, shapes)
+    except (PermissionError, MemoryError, InterruptedError) as error:
+        raise UnreadableError(f"{name} can't be read ({type(error).__name__}: {error}). {WHAT_TO_DO}") from None
     except MnistError:
         raise
     except Exception as error:  # zipfile, zlib, numpy and the system each have errors of their own
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.EIO):
+            raise UnreadableError(f"{name} can't be read ({error}). {WHAT_TO_DO}") from None
         raise MnistError(
-            f"{path} can't be read as MNIST ({type(error).__name__}: {error}). Expected arrays with the SHA-256 "
-            f"{expected}; found a file with the SHA-256 {_file_digest(path)}. {WHAT_TO_DO}"
+            f"{name} can't be read as MNIST ({type(error).__name__}: {_clip(error)}). Expected arrays with the SHA-256 "
+            f"{expected}; found a file with the SHA-256 {_file_digest(source)}. {WHAT_TO_DO}"
         ) from None
     digest = hashlib.sha256()
     for array in arrays.values():
         digest.update(array)
     if digest.hexdigest() != expected:
         raise MnistError(
-            f"{path} is not MNIST: expected arrays with the SHA-256 {expected}, "
+            f"{name} is not MNIST: expected arrays with the SHA-256 {expected}, "
             f"found {digest.hexdigest()}. {WHAT_TO_DO}"
         )
     return arrays
 
 
-def _header(member) -> tuple[tuple[int, ...], np.dtype]:
-    version = np.lib.format.read_magic(member)
-    if version != (1, 0):
-        raise ValueError(f"an array of npy version {version}")
-    shape, fortran, dtype = np.lib.format.read_array_header_1_0(member)
-    if fortran:
-        raise ValueError("an array in Fortran order")
-    return shape, dtype
+def _arrays(source: Path | io.BytesIO, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    arrays = {}
+    with zipfile.ZipFile(source) as archive:
+        for name, shape in shapes.items():
+            # zipfile can't bound what the other methods unpack to
+            if archive.getinfo(f"{name}.npy").compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise ValueError(f"{name} is compressed in a way that no npz file is")
+            with archive.open(f"{name}.npy") as member:
+                version = np.lib.format.read_magic(member)
+                if version != (1, 0):
+                    raise ValueError(f"{name} is of npy version {version}")
+                found, fortran, dtype = np.lib.format.read_array_header_1_0(member)
+                if (found, fortran, dtype) != (shape, False, np.dtype(np.uint8)):
+                    raise ValueError(f"{name} has shape {found} and type {dtype}, expected {shape} and uint8")
+                size = int(np.prod(shape))
+                content = member.read(size + 1)
+            if len(content) != size:
+                raise ValueError(f"{name} holds {'more' if len(content) > size else 'less'} than {size} bytes")
+            arrays[name] = np.frombuffer(content, np.uint8).reshape(shape)
+    return arrays
 
 
-def _file_digest(path: Path) -> str:
+def _file_digest(source: Path | io.BytesIO) -> str:
+    if isinstance(source, io.BytesIO):
+        return hashlib.sha256(source.getbuffer()).hexdigest()
     try:
-        with open(path, "rb") as file:
+        with open(source, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         return f"unknown, {error}"
+
+
+def _clip(error: Exception, longest: int = 300) -> str:
+    """One line of an error's text: some quote the file's bytes."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= longest else text[:longest] + "..."
