@@ -41,8 +41,9 @@ execute: $(INSTALLED)  ## run the chapters and keep their outputs (after editing
 	set -e; for text in chapters/text/*.md; do \
 		notebook=chapters/$$(basename $$text .md).ipynb; \
 		$(RUN) -m jupytext --sync $$text; \
-		$(RUN) -m jupyter nbconvert --to notebook --inplace --execute --ExecutePreprocessor.coalesce_streams=True \
+		$(RUN) -m jupyter nbconvert --to notebook --inplace --execute \
 			--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.timeout=1800 $$notebook; \
+		$(RUN) -m jupyter nbconvert --to notebook --inplace --coalesce-streams $$notebook; \
 		$(RUN) -m jupytext --sync $$notebook; \
 	done
 

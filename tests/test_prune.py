@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
-import tensorflow_model_optimization as tfmot
 
 from hwlimits.training import fit, prune
-from hwlimits.training.keras import keras
+from hwlimits.training.keras import keras, tfmot
 from hwlimits.training.models import article_cnn
 
 SPARSITY = {"dense1": 0.9}

@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
-import tensorflow_model_optimization as tfmot
 
 from hwlimits.training import evaluate, export, fit, quantize
-from hwlimits.training.keras import keras
+from hwlimits.training.keras import keras, tfmot
 from hwlimits.training.litert import LiteRTFile
 
 

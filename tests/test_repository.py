@@ -47,12 +47,12 @@ def upward_imports(name: str, source: str) -> list[str]:
 
 
 def tensorflow_imports(name: str, source: str) -> list[str]:
-    """tfmot may be used in training/; TensorFlow and Keras come through the one door."""
-    heavy = {"tensorflow", "tf_keras", "keras"}
+    """TensorFlow, Keras and tfmot come through the one door; the runtimes are training's, too."""
+    heavy = {"tensorflow", "tf_keras", "keras", "tensorflow_model_optimization"}
     if name == "hwlimits.training.keras":
         return []
     if not name.startswith("hwlimits.training"):
-        heavy |= {"tensorflow_model_optimization", "ai_edge_litert", "tflite_micro"}
+        heavy |= {"ai_edge_litert", "tflite_micro"}
     return [i for i in imports_of(source) if i.split(".")[0] in heavy]
 
 

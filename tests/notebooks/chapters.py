@@ -44,7 +44,7 @@ def faults_of_execution(notebook):
 
 
 UNIT = (
-    r"(?:%|×|x\b|倍|times\b|percent\b|-?fold\b|points?\b"
+    r"(?:%|×(?!\s?\d)|x\b|倍|times\b|percent\b|-?fold\b|points?\b"
     r"|[kMGT]i?B\b|bytes?\b|[kMGT]?bit/s|[kMGT]?B/s|[munµμ]?s\b|(?:micro|milli|nano)?seconds?\b|minutes?\b|hours?\b"
     r"|[kMGT]?FLOPs?\b|[kMG]?Hz\b|[mkM]?[WJ]\b|images per second)"
 )
@@ -60,7 +60,18 @@ def typed_measurements(markdown):
 
 def typed_in_code(source):
     """The same in the strings of a code cell, which it shows as sentences."""
-    strings = [n.value for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+    tree = ast.parse(source)
+    formats = {
+        id(n)
+        for f in ast.walk(tree)
+        if isinstance(f, ast.FormattedValue) and f.format_spec
+        for n in ast.walk(f.format_spec)
+    }  # the ".0%" of an f-string is no text
+    strings = [
+        n.value
+        for n in ast.walk(tree)
+        if isinstance(n, ast.Constant) and isinstance(n.value, str) and id(n) not in formats
+    ]
     return [found for text in strings for found in typed_measurements(text)]
 
 

@@ -4,7 +4,7 @@ tensorflow-model-optimization prunes and quantizes Keras 2 models only; since Te
 `tf.keras` is Keras 3, and its models are refused. So the course uses the package tf_keras, and
 every module gets it here:
 
-    from hwlimits.training.keras import keras, tf
+    from hwlimits.training.keras import keras, tf, tfmot
 """
 
 import os
@@ -12,10 +12,25 @@ import os
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # for packages that look at tf.keras
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import tensorflow as tf
-import tf_keras as keras
+from hwlimits.training.stderr import caught_stderr
 
-__all__ = ["deterministic", "keras", "tf"]
+with caught_stderr():  # a dozen lines on GPUs and libraries that it looked for; an error still gets out
+    import tensorflow as tf
+    import tf_keras as keras
+
+    tf.config.list_physical_devices()  # the look for a GPU, which complains where there is none
+tf.get_logger().setLevel("ERROR")
+
+__all__ = ["deterministic", "keras", "tf", "tfmot"]  # noqa: F822
+
+
+def __getattr__(name: str):
+    """`tfmot`, tensorflow-model-optimization, is loaded when it is asked for: it takes seconds."""
+    if name != "tfmot":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
+    with caught_stderr():
+        import tensorflow_model_optimization as tfmot
+    return tfmot
 
 
 def deterministic(seed: int, threads: int = 1) -> None:

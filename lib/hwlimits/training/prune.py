@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import tensorflow_model_optimization as tfmot
 
-from hwlimits.training.keras import keras
+from hwlimits.training.keras import keras, tfmot
 
 UPDATES_PER_EPOCH = 12
 TOLERANCE = 0.005  # a mask keeps a whole number of weights

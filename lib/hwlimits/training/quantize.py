@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tensorflow_model_optimization as tfmot
-
-from hwlimits.training.keras import keras
+from hwlimits.training.keras import keras, tfmot
 
 
 def aware(model: keras.Model) -> keras.Model:
