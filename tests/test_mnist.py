@@ -270,6 +270,21 @@ def test_a_good_cache_needs_no_lock(small, tmp_path):
         assert mnist.load().source == "mnist"
 
 
+def test_the_lock_is_given_back_whatever_came_of_it(small, mirror, tmp_path, monkeypatch):
+    monkeypatch.setattr(mnist, "LOCK_TIMEOUT_S", 0)
+    free = mnist.FileLock(str(tmp_path / "cache" / "mnist.npz.lock"), timeout=0, is_singleton=False)
+    assert mnist.load().source == "mnist-5k"
+    free.acquire()  # raises Timeout if it is held
+    free.release()
+    address, folder = mirror
+    (folder / "mnist.npz").write_bytes(b"nonsense")
+    monkeypatch.setattr(mnist, "MIRRORS", (f"{address}/mnist.npz",))
+    with pytest.raises(MnistError):
+        mnist.load()
+    free.acquire()
+    free.release()
+
+
 def test_who_waits_too_long_for_another_download_makes_one_of_his_own(small, mirror, tmp_path, monkeypatch, capsys):
     address, folder = mirror
     np.savez(folder / "mnist.npz", **small)

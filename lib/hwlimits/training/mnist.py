@@ -17,6 +17,7 @@ import os
 import sys
 import time
 import zipfile
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -141,30 +142,28 @@ def _from_cache_or_download(cached: Path) -> ImageSet | None:
     A file is read without the lock: it is put in its place whole. The lock is for the download:
     a second process waits, and finds the file. A cache that can't be used stops nobody.
     """
-    lock = FileLock(f"{cached}.lock", timeout=LOCK_TIMEOUT_S)
-    try:
-        if cached.is_file():
-            return _cached(cached)
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except (OSError, Timeout) as error:
-        print(f"MNIST: no cache in {cached.parent} ({error}); set HWLIMITS_CACHE to a folder that can be written")
-        content = _download()
-        return content and _full(content)
-    with lock:
+    with ExitStack() as held:
+        try:
+            if cached.is_file():
+                return _cached(cached)
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            held.enter_context(FileLock(f"{cached}.lock", timeout=LOCK_TIMEOUT_S))
+        except (OSError, Timeout) as error:
+            print(f"MNIST: no cache in {cached.parent} ({error}); set HWLIMITS_CACHE to a folder that can be written")
+            content = _download()
+            return content and _full(content)
         if cached.is_file():
             return _cached(cached)
         content = _download()
         if content is None:
             return None
-        found = _full(content)
         try:
             part = cached.with_suffix(".part")  # one name: what a killed process leaves, the next one replaces
             part.write_bytes(content.getbuffer())
             os.replace(part, cached)
         except OSError as error:
             print(f"MNIST: not kept in {cached.parent} ({error})")
-        return found
+        return _full(content)
 
 
 def _cached(path: Path) -> ImageSet:

@@ -221,13 +221,13 @@ def digits_figure(runs: Sequence[Mapping]):
     return figure, alt
 
 
-def comparison(runs: Sequence[Mapping], seed: int | None = None) -> list[tuple[str, str, str, str]]:
-    """Before (plain, 15 epochs) and after (pruned and int8) of one seed, with the verdicts that hold."""
+def comparison(
+    runs: Sequence[Mapping], seed: int | None = None, before: str = "baseline_15"
+) -> list[tuple[str, str, str, str]]:
+    """The stage `before` and the final one (pruned and int8) of one seed, with the verdicts that hold."""
     seed = runs[0]["seed"] if seed is None else seed
-    before, after = (
-        next(r for r in runs if r["stage"] == s and r["seed"] == seed) for s in ("baseline_15", "quantized")
-    )
-    return before_after(before, after)
+    pair = (next(r for r in runs if r["stage"] == s and r["seed"] == seed) for s in (before, "quantized"))
+    return before_after(*pair)
 
 
 def show(found: Mapping, full: Mapping, page: Path, console: Console) -> None:
