@@ -8,6 +8,8 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 CHAPTERS := $(wildcard chapters/*.ipynb)
+# In a container one often is root, and JupyterLab wants to be told that this is meant.
+LAB_OPTIONS := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,7 +37,7 @@ test: $(INSTALLED)  ## every check: style, library, doctests, notebooks
 	$(RUN) -m pytest -q tests/notebooks/after_nbval.py
 
 lab: $(INSTALLED)  ## open JupyterLab on the course
-	$(RUN) -m jupyter lab chapters/08_case_study.ipynb
+	$(RUN) -m jupyter lab $(LAB_OPTIONS) chapters/08_case_study.ipynb
 
 execute: $(INSTALLED)  ## run the chapters and keep their outputs (after editing chapters/text/)
 	set -e; for text in chapters/text/*.md; do \

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from hwlimits.training import case_study
-from hwlimits.training.case_study import STAGES, Training, recipes, train_all
-from hwlimits.training.recipe import Phase, Recipe
+from hwlimits.training.case_study import Training, recipes, train_all
+from hwlimits.training.recipe import STAGES, Phase, Recipe
 
 SHORT = Recipe("short", 64, 0, (Phase(2, 1e-3),), {1: "baseline_5", 2: "baseline_15"})
 

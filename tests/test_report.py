@@ -50,6 +50,9 @@ def test_one_seed_has_an_interval_and_several_have_a_range():
     one, several = report.rows(runs([0])), report.rows(runs([0, 1, 2]))
     assert one[2]["accuracy %"] == "99.35 [99.15, 99.55]"
     assert several[1]["accuracy %"] == "99.41 (99.40 to 99.42)"
+    assert several[1]["McNemar"] == "0 better, 0 worse"
+    sure = [r | {"mcnemar_vs_baseline": {"p_value": 0.01}} for r in runs([0, 1, 2])]
+    assert report.rows(sure)[1]["McNemar"] == "3 better, 0 worse"
 
 
 def test_a_void_is_shown_as_void_and_counted():
@@ -66,7 +69,7 @@ def test_a_void_is_shown_as_void_and_counted():
 def test_the_sample_is_never_passed_for_the_full_set():
     sample = [r | {"dataset": "mnist-5k", "test_images": 1000} for r in runs([0])]
     assert report.notes(sample)[0].startswith("source: mnist-5k (the 5,000-image sample: intervals are wide)")
-    assert report.notes(runs([0]))[0].startswith("source: mnist (all 70,000 images)")
+    assert report.notes(runs([0]))[0].startswith("source: mnist (all of MNIST)")
 
 
 def test_several_seeds_say_what_compression_does():
@@ -100,7 +103,7 @@ def test_a_figure_without_a_text_is_refused():
 def test_labels_carry_units_and_the_palette_is_the_course_s():
     figure, alt = report.stages_figure(runs([0, 1]))
     labels = [axis.get_xlabel() for axis in figure.axes]
-    assert labels == ["deflated file (kB)", "test accuracy (%)", "latency, batch 1, 1 thread (1 = 30 µs)"]
+    assert labels == ["deflated file (kB)", "test accuracy (%)", "latency ÷ plain's, batch 1 (1 = 30 µs)"]
     assert "pruned and int8: 25 kB, 99.35 %, 0.44 of the plain latency" in alt
     figure, alt = report.digits_figure(runs([0]))
     assert figure.axes[0].get_xlabel() == "digit"

@@ -66,6 +66,29 @@ def test_tensorflow_comes_through_one_door(path):
     assert tensorflow_imports(module_name(path), path.read_text()) == []
 
 
+def circles(imports: dict[str, set[str]]) -> list[list[str]]:
+    """Modules that import each other in a loop, once for each loop."""
+    found = []
+
+    def walk(path):
+        for target in sorted(imports.get(path[-1], ())):
+            if target == path[0]:
+                found.append(path)
+            elif target not in path and target > path[0]:
+                walk([*path, target])
+
+    for module in imports:
+        walk([module])
+    return found
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    names = {module_name(path) for path in MODULES}
+    imports = {module_name(path): imports_of(path.read_text()) & names - {module_name(path)} for path in MODULES}
+    assert circles(imports) == []
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}}) == [["a", "b", "c"]], "a planted circle is seen"
+
+
 def test_the_two_checks_above_see_what_they_are_for():
     assert upward_imports("hwlimits.machine.timing", "from hwlimits.training import mnist")
     assert upward_imports("hwlimits.data", "import hwlimits.plots")

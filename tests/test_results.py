@@ -11,6 +11,7 @@ from hwlimits.training import case_study, choices, report
 from hwlimits.training import mnist as mnist_data
 from hwlimits.training.evaluate import accuracy_interval, mcnemar, right_answers
 from hwlimits.training.litert import LiteRTFile
+from hwlimits.training.recipe import STAGES
 
 STORED = case_study.stored()
 RUNS = STORED["runs"]
@@ -29,7 +30,7 @@ def test_every_result_says_what_made_it(name):
 
 def test_every_stage_has_every_seed_on_all_the_images():
     assert len(SEEDS) >= 5
-    assert {(run["stage"], run["seed"]) for run in RUNS} == {(s, n) for s in case_study.STAGES for n in SEEDS}
+    assert {(run["stage"], run["seed"]) for run in RUNS} == {(s, n) for s in STAGES for n in SEEDS}
     assert {(run["dataset"], run["test_images"]) for run in RUNS} == {("mnist", 10_000)}
 
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+# What the case study cuts out of its recipes, in the order in which it is told.
+STAGES = ("article", "baseline_5", "baseline_15", "control", "pruned", "quantized")
+INT8_STAGES = ("quantized",)
+
 
 @dataclass(frozen=True)
 class Phase:
