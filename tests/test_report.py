@@ -72,6 +72,10 @@ def test_the_sample_is_never_passed_for_the_full_set():
     assert report.notes(runs([0]))[0].startswith("source: mnist (all of MNIST)")
 
 
+def test_one_seed_says_what_compression_alone_does():
+    assert any("against the control): no difference shown (McNemar p = 1)" in note for note in report.notes(runs([0])))
+
+
 def test_several_seeds_say_what_compression_does():
     assert any("final minus control): -0.06 points [" in note for note in report.notes(runs([0, 1, 2])))
 

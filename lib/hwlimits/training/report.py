@@ -143,6 +143,9 @@ def notes(runs: Sequence[Mapping]) -> list[str]:
             f"Microcontroller runtime: {100 * micro['test_accuracy']:.2f} % on {micro['test_images']:,} images, "
             f"arena {micro['arena_bytes']:,} bytes."
         ))  # fmt: skip
+    if len(seeds) == 1 and "control" in stages(runs):
+        verdict = comparison(runs, before="control")[-1][3]
+        said.append(f"What compression alone does to accuracy (against the control): {verdict}.")
     if len(seeds) > 1:
         compression = points(difference(runs, "quantized", "control"))
         training = points(difference(runs, "control", "baseline_15"))
