@@ -15,7 +15,7 @@ def record(stage, seed, accuracy, **changes):
         "stage": stage, "seed": seed, "dataset": "mnist", "test_images": 10_000, "test_accuracy": accuracy,
         "test_accuracy_low": accuracy - 0.002, "test_accuracy_high": accuracy + 0.002,
         "recall_per_digit": [accuracy] * 10, "nonzero_parameters": 121_930, "raw_bytes": 491_000,
-        "deflated_bytes": 450_000, "entropy_bytes": 246_000.0, "effective_macs": 2_528_000,
+        "deflated_bytes": 450_000, "entropy_bytes": 246_000.0, "macs": 2_528_000, "effective_macs": 2_528_000,
         "wrong": [], "mcnemar_vs_baseline": {"p_value": 0.5}, "keras_disagreement": 0.0, "latency_threads": 1,
         "peak_memory_batch1_bytes": 5_000_000, "peak_memory_batch128_bytes": 20_000_000,
     }  # fmt: skip
@@ -50,6 +50,7 @@ def test_one_seed_has_an_interval_and_several_have_a_range():
     one, several = report.rows(runs([0])), report.rows(runs([0, 1, 2]))
     assert one[2]["accuracy %"] == "99.35 [99.15, 99.55]"
     assert several[1]["accuracy %"] == "99.41 (99.40 to 99.42)"
+    assert one[0]["effective MACs"] == "2.53 of 2.53 M"
     assert several[1]["McNemar"] == "0 better, 0 worse"
     sure = [r | {"mcnemar_vs_baseline": {"p_value": 0.01}} for r in runs([0, 1, 2])]
     assert report.rows(sure)[1]["McNemar"] == "3 better, 0 worse"

@@ -91,7 +91,9 @@ def rows(runs: Sequence[Mapping], columns: Sequence[str] = WEIGHS + DOES[1:]) ->
             "raw kB": f"{mean(runs, stage, 'raw_bytes') / 1e3:.1f}",
             "deflated kB": f"{mean(runs, stage, 'deflated_bytes') / 1e3:.1f}",
             "entropy kB": f"{mean(runs, stage, 'entropy_bytes') / 1e3:.1f}",
-            "effective MACs": f"{mean(runs, stage, 'effective_macs') / 1e6:.2f} M",
+            "effective MACs": (
+                f"{mean(runs, stage, 'effective_macs') / 1e6:.2f} of {mean(runs, stage, 'macs') / 1e6:.2f} M"
+            ),
             **{f"batch {b}": _latency(runs, stage, b) for b in (1, 128)},
             "peak memory MB, batch 128": f"{mean(runs, stage, 'peak_memory_batch128_bytes') / 1e6:.1f}",
         })  # fmt: skip
@@ -275,7 +277,7 @@ def write_page(found: Mapping, full: Mapping, page: Path) -> None:
         return {
             "title": title,
             "notes": notes(runs),
-            "rows": rows(runs),
+            "tables": [rows(runs, WEIGHS), rows(runs, DOES)],
             "recall": recall_rows(runs),
             "figures": [
                 plots.html_image(f, escape(alt, quote=True)) for f, alt in (stages_figure(runs), digits_figure(runs))
