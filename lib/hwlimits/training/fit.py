@@ -8,6 +8,7 @@ epoch), and after each epoch weights and optimiser are saved: to resume is to go
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 from collections.abc import Callable
@@ -68,6 +69,7 @@ def _fit_phase(model, recipe, number, done, data, seed, folder, at_stage, at_epo
             images, labels, batch_size=recipe.batch, shuffle=False, verbose=0,
             callbacks=prune.callbacks() if pruned else [],
         )  # fmt: skip
+        gc.collect()  # `fit` leaves its data set in a cycle of references: 0.2 GB an epoch on all of MNIST
         stage = recipe.stages.get(done + epoch + 1)
         if stage:
             at_stage(stage, prune.strip(model) if pruned else model)
