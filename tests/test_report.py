@@ -90,7 +90,9 @@ def test_the_page_stands_alone_and_every_figure_has_its_text(tmp_path):
     images = re.findall(r"<img [^>]*>", page)
     assert len(images) == 4
     assert all(re.search(r'alt="[^"]{40,}"', image) for image in images)
-    assert "pruned and int8" in console.export_text()
+    said = console.export_text()
+    assert "pruned and int8" in said
+    assert "Recall of each digit" in said
 
 
 def test_markdown_has_a_row_for_each_stage():

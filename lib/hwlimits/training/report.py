@@ -245,12 +245,16 @@ def comparison(
 def show(found: Mapping, full: Mapping, page: Path, console: Console) -> None:
     """Print the report of a run, and write it with figures, beside the stored full result, as a page."""
     runs = found["runs"]
-    for title, columns in (("What each stage weighs", WEIGHS), ("What it can do, and how fast", DOES)):
+    for title, lines in (
+        ("What each stage weighs", rows(runs, WEIGHS)),
+        ("What it can do, and how fast", rows(runs, DOES)),
+        ("Recall of each digit (%)", recall_rows(runs)),
+    ):
         table = Table(title=title, title_justify="left")
-        for column in columns:
+        for column in lines[0]:
             table.add_column(column, justify="left" if column == "stage" else "right")
-        for row in rows(runs, columns):
-            table.add_row(*row.values())
+        for line in lines:
+            table.add_row(*line.values())
         console.print(table)
     table = Table(
         "",
