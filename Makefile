@@ -55,6 +55,9 @@ results-case-study: $(INSTALLED)  ## make data/results/case_study.json: five see
 results-choices: $(INSTALLED)  ## make data/results/case_study_choices.json: the trials behind the recipe
 	$(RUN) -m hwlimits.training.choices
 
+bench: $(INSTALLED)  ## measure the kernels beside C and OpenBLAS: data/results/kernels.csv (a quiet computer)
+	$(RUN) -m hwlimits.kernels.bench
+
 lock:  ## make requirements.lock from pyproject.toml (needs uv)
 	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes --no-emit-index-url -o requirements.lock
 
@@ -65,4 +68,4 @@ format: $(INSTALLED)  ## format the code
 clean:  ## remove what was built (the virtual environment and trained models)
 	rm -rf $(VENV) build dist
 
-.PHONY: help setup case-study test lab execute results-case-study results-choices lock format clean
+.PHONY: help setup case-study test lab execute results-case-study results-choices bench lock format clean

@@ -53,20 +53,36 @@ def reordered(a, b, c):
                 c[i, j] += a[i, p] * b[p, j]
 
 
-@njit(_KERNEL, nogil=True, cache=True)
-def unrolled(a, b, c):
-    """Four steps of p at once: C is loaded and stored once for four multiply-adds.
+@njit(inline="always")
+def _four(a, i, p):
+    return a[i, p], a[i, p + 1], a[i, p + 2], a[i, p + 3]
 
-    B is still read from memory once for each row of A: beyond the caches their bandwidth is the limit.
+
+@njit(inline="always")
+def _dot(x, y):
+    return x[0] * y[0] + x[1] * y[1] + x[2] * y[2] + x[3] * y[3]
+
+
+@njit(_KERNEL, nogil=True, cache=True)
+def blocked(a, b, c):
+    """Four rows of C by four steps of p at once: four vectors of B and one of C serve sixteen multiply-adds.
+
+    C still comes from a cache and goes back to it once in four steps; and B, which no copy made fit the
+    first-level cache, comes from farther away.
     """
     c[:] = 0
-    depth = a.shape[1] // 4 * 4
-    for i in range(a.shape[0]):
+    rows, depth = a.shape[0] // 4 * 4, a.shape[1] // 4 * 4
+    for i in range(0, rows, 4):
         for p in range(0, depth, 4):
-            a0, a1, a2, a3 = a[i, p], a[i, p + 1], a[i, p + 2], a[i, p + 3]
+            a0, a1, a2, a3 = _four(a, i, p), _four(a, i + 1, p), _four(a, i + 2, p), _four(a, i + 3, p)
             for j in range(b.shape[1]):
-                c[i, j] += a0 * b[p, j] + a1 * b[p + 1, j] + a2 * b[p + 2, j] + a3 * b[p + 3, j]
-        for p in range(depth, a.shape[1]):
+                b_j = b[p, j], b[p + 1, j], b[p + 2, j], b[p + 3, j]
+                c[i, j] += _dot(a0, b_j)
+                c[i + 1, j] += _dot(a1, b_j)
+                c[i + 2, j] += _dot(a2, b_j)
+                c[i + 3, j] += _dot(a3, b_j)
+    for i in range(a.shape[0]):  # what fours leave over
+        for p in range(depth if i < rows else 0, a.shape[1]):
             for j in range(b.shape[1]):
                 c[i, j] += a[i, p] * b[p, j]
 
@@ -179,7 +195,7 @@ def micro_kernel(a, b, c):
                 _block(a, b, c, i, i_end, j, j_end, p, depth, a_packed, b_packed, edge, pack)
 
 
-STEPS = {"naive": naive, "reordered": reordered, "unrolled": unrolled, "micro_kernel": micro_kernel}
+STEPS = {"naive": naive, "reordered": reordered, "blocked": blocked, "micro_kernel": micro_kernel}
 
 
 def sgemm(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
@@ -198,9 +214,9 @@ def sgemm(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None) -> np.nda
            [14., 50.]], dtype=float32)
     """
     if out is None:
-        try:  # contiguous float32 matrices that fit, as most do: numba looks at them anyway, and looking twice costs
+        try:  # contiguous matrices that fit, as most do: numba looks at the rest (not at the order of bytes)
             (m, k), (rows, n) = a.shape, b.shape
-            if k == rows:
+            if k == rows and a.dtype is _FLOAT32 and b.dtype is _FLOAT32:
                 c = np.empty((m, n), _FLOAT32)
                 micro_kernel(a, b, c)
                 return c

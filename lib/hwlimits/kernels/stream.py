@@ -93,7 +93,7 @@ def triad(a: np.ndarray, b: np.ndarray, s: float, out: np.ndarray) -> np.ndarray
 
 
 def _run(name: str, a, b, s, out):
-    for what, x in (("a", a), ("b", b), ("out", out)):
+    for what, x in (("out", out), ("a", a), ("b", b)):
         if not isinstance(x, np.ndarray) or x.dtype not in (np.float32, np.float64):
             kind = x.dtype if isinstance(x, np.ndarray) else type(x).__name__
             raise TypeError(f"{name}: {what} is {kind}; it takes float32 or float64 arrays")

@@ -1,0 +1,105 @@
+"""The benchmark of the kernels: its rows, its peers, and the stored table."""
+
+import csv
+import ctypes
+import shutil
+import subprocess
+
+import pytest
+from threadpoolctl import threadpool_limits
+
+from hwlimits import data
+from hwlimits.kernels import bench, stream
+from hwlimits.machine.timing import Comparison, Timing
+
+QUICK = {"rounds": 3, "attempts": 1, "min_sample_s": 1e-4}
+
+
+def test_a_row_says_how_fast_each_is_and_the_ratio_in_speed():
+    peer, ours = Timing((0.2,) * 3), Timing((0.1,) * 3)
+    found = bench.row("triad", 24, "bytes", 10, "GB/s", "C", Comparison(peer, ours, 2.0, 1.9, 2.1, 1.001))
+    assert (found["ours"], found["peer"], found["ratio"], found["aa_control"]) == (100, 50, 2.0, 1.001)
+    assert found["verdict"] == "faster"
+    assert tuple(found) == bench.COLUMNS
+
+
+needs_compiler = pytest.mark.skipif(not shutil.which(bench.COMPILER), reason=f"no compiler {bench.COMPILER}")
+
+
+@needs_compiler
+def test_the_loops_in_c_compute_what_numba_s_do(tmp_path):
+    library = bench.compiled(tmp_path)
+    for name, ours in stream.LOOPS.items():
+        a, b, theirs, out = (bench.aligned(1001) for _ in range(4))
+        a[:], b[:] = range(1001), range(1000, -1, -1)
+        pointers = [ctypes.c_void_p(x.ctypes.data) for x in (a, b, theirs)]
+        getattr(library, name)(
+            *pointers[:2], ctypes.c_double(3.0), pointers[2], ctypes.c_size_t(1001), ctypes.c_size_t(2)
+        )
+        ours(a, b, 3.0, out, 2)
+        assert (theirs == out).all(), name
+
+
+@needs_compiler
+def test_rows_of_stream_have_every_loop_at_every_size():
+    rows = list(bench.stream_rows((24 * 1024, 96 * 1024), **QUICK))
+    assert [(r["kernel"], r["size"]) for r in rows] == [(k, s) for s in (24 * 1024, 96 * 1024) for k in stream.LOOPS]
+    assert all(0.05 < r["ratio"] < 20 and r["threads"] == 1 for r in rows)
+
+
+def test_rows_of_sgemm_end_with_the_steps():
+    with threadpool_limits(1):
+        rows = list(bench.gemm_rows((48,), steps_size=64, **QUICK))
+    assert [r["kernel"] for r in rows] == [
+        "sgemm", "sgemm, naive", "sgemm, reordered", "sgemm, blocked", "sgemm, micro_kernel"
+    ]  # fmt: skip
+    assert rows[1]["ours"] < rows[-1]["ours"]
+    assert all("OpenBLAS" in r["peer_name"] for r in rows)
+
+
+def test_no_compiler_is_said(monkeypatch, tmp_path):
+    monkeypatch.setattr(bench, "COMPILER", "no-such-cc")
+    with pytest.raises(SystemExit, match="there is no compiler 'no-such-cc': install one, or set CC"):
+        bench.compiled(tmp_path)
+
+
+@needs_compiler
+def test_the_barrier_keeps_every_repetition(tmp_path):
+    """Without it the compiler does one repetition of many, and C looks faster than memory is."""
+    source = (data.path("results").parents[1] / "lib/hwlimits/kernels/stream.c").read_text()
+    assert 'volatile("" ::: "memory")' in source
+    command = [bench.COMPILER, *bench.FLAGS[:3], "-S", "-o", "-", "-x", "c", "-"]
+    assembly = subprocess.run(command, input=source, capture_output=True, text=True, check=True).stdout
+    assert "memcpy" not in assembly
+
+
+class TestStored:
+    """What `make bench` stored; its targets."""
+
+    @pytest.fixture(scope="class")
+    def rows(self):
+        with open(data.path("results/kernels.csv"), encoding="utf-8", newline="") as table:
+            return list(csv.DictReader(table))
+
+    def test_every_row_agrees_with_itself(self, rows):
+        for r in rows:
+            assert abs(float(r["aa_control"]) - 1) <= 0.03, r
+            assert r["verdict"] in ("faster", "slower", "equal")
+            assert r["threads"] == "1"
+            # medians of times against the median of their ratios: not the same, and never far apart
+            assert float(r["ours"]) / float(r["peer"]) == pytest.approx(float(r["ratio"]), rel=0.15), r
+
+    def test_stream_reaches_c(self, rows):
+        memory = [r for r in rows if r["kernel"] in stream.LOOPS and int(r["size"]) == max(bench.STREAM_BYTES)]
+        assert {r["kernel"] for r in memory} == set(stream.LOOPS)
+        assert all(float(r["ratio"]) >= 0.95 for r in memory), memory
+        assert len({r["size"] for r in rows if r["kernel"] == "triad"}) == len(bench.STREAM_BYTES), "the curve"
+
+    def test_sgemm_reaches_openblas(self, rows):
+        ratios = {}
+        for r in rows:
+            if r["kernel"] == "sgemm":
+                ratios.setdefault(r["peer_name"], {})[int(r["size"])] = float(r["ratio"])
+        chosen = next(iter(ratios.values()))  # the kernels that OpenBLAS chooses by itself
+        assert chosen[1024] >= 0.90
+        assert all(chosen[n] >= 1.0 for n in (48, 64, 96, 128)), chosen
