@@ -239,7 +239,8 @@ class _Count:
 
     def _new_weights(self, layer) -> list:
         """The layer's weights that no row has yet."""
-        new = [weight for weight in layer.weights if id(weight) not in self._seen]
+        weights = getattr(layer, "weights", [])  # an operation of Keras 3 has none
+        new = [weight for weight in weights if id(weight) not in self._seen]
         self._seen |= {id(weight) for weight in new}
         return new
 
@@ -247,7 +248,8 @@ class _Count:
         self._calls[name] = times = self._calls.get(name, 0) + 1
         layer, _ = unwrapped(call.layer)
         new = {id(weight) for weight in new_weights}
-        trainable = sum(prod(weight.shape) for weight in call.layer.trainable_weights if id(weight) in new)
+        weights = getattr(call.layer, "trainable_weights", [])
+        trainable = sum(prod(weight.shape) for weight in weights if id(weight) in new)
         shapes = [tuple(tensor.shape) for tensor in call.outputs]
         self.rows.append(
             LayerCost(

@@ -83,7 +83,7 @@ def cost_of(call: LayerCall) -> Cost | None:
         cost = translate(replace(call, layer=layer))
     except NoFormula:
         return None
-    if type(layer).__name__ in FREE:
+    if cost == Cost():  # nothing computed, nothing moved
         return cost
     size = compute.bytes_per_element(call.dtype)
     first, *others = (prod(tensor.shape) for tensor in call.outputs)

@@ -66,7 +66,10 @@ def _global_pooling(call):
 
 @formula("Activation")
 def _activation(call):
-    return compute.activation(call.shape[1:], activation_name(call.layer) or "linear", **call.options)
+    name = activation_name(call.layer)
+    if name in (None, "linear"):
+        return compute.Cost()
+    return compute.activation(call.shape[1:], name, **call.options)
 
 
 @formula("ELU", "Softmax", "ThresholdedReLU", "LeakyReLU")
@@ -118,7 +121,9 @@ def _copy(call):
     return compute.move(*elements, flops_per_output=flops[interpolation], **call.options)
 
 
-@formula("Cropping1D", "Cropping2D", "Cropping3D")
+@formula("Cropping1D", "Cropping2D", "Cropping3D", "CenterCrop")
 def _crop(call):
+    if any(after > before for before, after in zip(call.shape, call.outputs[0].shape, strict=True)):
+        raise NoFormula("a crop that enlarges")
     kept = prod(call.outputs[0].shape[1:])
     return compute.move(kept, kept, **call.options)

@@ -19,7 +19,6 @@ ONE_PER_OUTPUT = {
 }  # fmt: skip
 PER_OUTPUT = dict.fromkeys(ONE_PER_OUTPUT, 1) | {
     "SquaredDifference": 2, "Rsqrt": 2, "Expm1": 2, "Log1p": 2, "ClipByValue": 2, "ResizeBilinear": 9,
-    "FusedBatchNorm": 2, "FusedBatchNormV2": 2, "FusedBatchNormV3": 2,
     "Relu6": ACTIVATION_FLOPS["relu6"], "LeakyRelu": ACTIVATION_FLOPS["leaky_relu"], "Elu": ACTIVATION_FLOPS["elu"],
     "Selu": ACTIVATION_FLOPS["selu"], "Sigmoid": ACTIVATION_FLOPS["sigmoid"], "Tanh": ACTIVATION_FLOPS["tanh"],
     "Softplus": ACTIVATION_FLOPS["softplus"], "Softsign": ACTIVATION_FLOPS["softsign"],
@@ -40,7 +39,7 @@ TAKE = {
 # that tfmot simulates is the number format of the exported file.
 VIEW = {
     "Identity", "Reshape", "ExpandDims", "Squeeze", "StopGradient", "PreventGradient", "EnsureShape", "Snapshot",
-    "Cast", "FakeQuantWithMinMaxVars", "FakeQuantWithMinMaxVarsPerChannel",
+    "Cast", "IdentityN", "FakeQuantWithMinMaxVars", "FakeQuantWithMinMaxVarsPerChannel",
 }  # fmt: skip
 SOURCE = {
     "Const", "Placeholder", "PlaceholderWithDefault", "ReadVariableOp", "NoOp", "Shape", "ShapeN", "Size", "Rank",
@@ -75,7 +74,7 @@ def cost_of(operations: Sequence, outputs: Iterable, dtype: str) -> tuple[Cost, 
     def origin(tensor):
         """What `tensor` is a view of, as far back as these operations go."""
         while tensor.op.type in VIEW and tensor.op.name in own:
-            tensor = tensor.op.inputs[0]
+            tensor = tensor.op.inputs[tensor.value_index]
         return tensor
 
     wanted = {tensor.name for tensor in outputs}
@@ -111,7 +110,11 @@ def _count(operation) -> tuple[int, int]:
         return 0, (len(inputs) - 1) * _elements(output)
     if kind in ("MaxPool", "AvgPool", "MaxPool3D", "AvgPool3D"):
         return 0, prod(operation.get_attr("ksize")) * _elements(output)
-    if kind == "MatMul":
+    if kind in ("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3"):
+        if not operation.get_attr("is_training"):
+            return 0, 2 * _elements(output)
+        return 0, 8 * _elements(output) + 3 * _elements(operation.outputs[1])  # as compute.layer_norm
+    if kind in ("MatMul", "SparseMatMul"):  # its operands are dense, one may be told to have zeros
         return _elements(output) * _shape(inputs[0])[0 if operation.get_attr("transpose_a") else 1], 0
     if kind in ("BatchMatMul", "BatchMatMulV2", "BatchMatMulV3"):
         return _elements(output) * _shape(inputs[0])[-2 if operation.get_attr("adj_x") else -1], 0
