@@ -200,7 +200,7 @@ class Card:
             return _card(json.loads(content))
         except CardError as error:
             raise CardError(f"{path}: {error}") from None
-        except (ValueError, RecursionError) as error:  # JSON's and Unicode's errors are ValueErrors
+        except (ValueError, OverflowError, RecursionError) as error:  # JSON's and Unicode's are ValueErrors
             raise CardError(f"{path} is no machine card, or a damaged one: {error}. {WHAT_TO_DO}") from None
 
     def table(self) -> str:
@@ -292,7 +292,7 @@ def quantity(value: float, unit: str) -> str:
 
 def _card(content) -> Card:
     """The card that a parsed file holds. Raises ValueError that names the first thing wrong with it."""
-    if not isinstance(content, dict) or not isinstance(content.get("schema"), int):
+    if not isinstance(content, dict) or type(content.get("schema")) is not int:
         raise ValueError("it lacks the number `schema`")
     if content["schema"] > SCHEMA:
         raise CardError(

@@ -23,10 +23,10 @@ class Pool:
     refused: dict[str, str]
 
     def rooflines(self, precision: str = "fp32", threads: int | str = "all") -> list:
-        """One roofline a card, in the pool's order; cards without this precision are left out."""
+        """One roofline a card, in the pool's order; cards without this peak are left out."""
         found = []
         for name, card in self.cards.items():
-            if precision in card.precisions:
+            if _value(card, "peak", precision, threads) is not None:
                 roofline = card.roofline(precision, threads)
                 found.append(type(roofline)(f"{name}: {roofline.name}", roofline.peak_flops_per_s, roofline.bandwidths))
         return found
@@ -82,7 +82,7 @@ class Pool:
         for what, of in (("median", 50), ("lower quartile", 25), ("upper quartile", 75)) if len(rows) > 1 else ():
             values = [[row[key] for row in rows if row[key] is not None] for key in keys]
             shown = [_shown(key, float(np.percentile(v, of))) if v else "" for key, v in zip(keys, values, strict=True)]
-            lines.append(f"| **{what}** | {len(rows)} computers | | | {' | '.join(shown)} |")
+            lines.append(f"| {' | '.join([f'**{what}**', f'{len(rows)} computers', '', '', *shown])} |")
         lines += [f"\nNot pooled: {_cell(name)} ({_cell(why)})." for name, why in self.refused.items()]
         return "\n".join(lines)
 
