@@ -105,8 +105,8 @@ def _forget(descriptor: int, blocks: int) -> str:
             remembered += bool(os.preadv(descriptor, [bytearray(1)], block * BLOCK_BYTES, os.RWF_NOWAIT))
         except BlockingIOError:
             pass
-        except OSError:  # this file system can't tell
-            return ""
+        except OSError:
+            return "the folder's file system can't tell whether a read came from the disk or from memory"
     return (
         "the file stayed in memory: the folder's file system is memory, or keeps what it was told to forget"
         if remembered > blocks // 10

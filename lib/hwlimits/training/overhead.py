@@ -157,26 +157,25 @@ def tensorflow_calls(lengths: Sequence[int], operator: Callable | None = None) -
             return x
 
         function = tf.function(chain, autograph=False)
-        function(one, two)
         nodes = _nodes_run(lambda function=function: function(one, two))
-        if nodes is not None and nodes != n:
+        if nodes not in (n, None):
             raise RuntimeError(f"of a chain of {n} operators, TensorFlow's optimiser left {nodes}")
         calls[n] = lambda function=function: function(one, two)
     return calls
 
 
-def _nodes_run(call: Callable[[], object]) -> int | None:
-    """Nodes that TensorFlow ran in a call, arguments and results not counted; None if this version can't tell."""
+def _nodes_run(first_call: Callable[[], object]) -> int | None:
+    """Nodes of the optimised graph that a function's first call makes, arguments and results not counted.
+
+    None if this version of TensorFlow does not give its graphs away.
+    """
     try:
-        context = importlib.import_module("tensorflow.python.eager.context").context()  # no public way
-        context.enable_run_metadata()
-        try:
-            call()
-            graphs = context.export_run_metadata().partition_graphs
-        finally:
-            context.disable_run_metadata()
+        collect = importlib.import_module("tensorflow.python.eager.context").collect_graphs  # no public way
     except (ImportError, AttributeError):
+        first_call()
         return None
+    with collect(optimized=True) as graphs:
+        first_call()
     beside = {"_Arg", "_Retval", "Identity", "NoOp", "Const"}
     return sum(node.op not in beside for graph in graphs for node in graph.node) if graphs else None
 
