@@ -1,0 +1,199 @@
+"""Calibration: measure this computer, about a minute, and give its machine card.
+
+    hwlimits calibrate
+
+It goes part by part: arithmetic and memory, what LiteRT and TensorFlow cost per operator (in a
+process of its own: nothing here loads TensorFlow), disk, network with itself, starting a process.
+A part that can't be measured here is left out with its reason; the others are kept.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from hwlimits.machine import processor
+from hwlimits.machine.card import Card, Number, cache_folder
+from hwlimits.machine.provenance import provenance, versions
+
+Found = tuple[list[Number], dict[str, str]]  # what was measured; what was left out, and why
+Tick = Callable[[str], None]  # told what is being measured now
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the calibration: what it gives, the seconds it is expected to take, and the call that measures."""
+
+    gives: tuple[str, ...]
+    expected_s: float
+    measure: Callable[[Tick], Found]
+
+
+def calibrate(quick: bool = False, progress: bool = True) -> Card:
+    """Measure this computer and return its card; nothing is written (`Card.write` and `card()` do that).
+
+    quick     about 15 s: fewer and shorter samples, a smaller file, and TensorFlow imported once
+    progress  a bar on stderr that names what is being measured
+
+    Never fails for one part: what can't be measured is in `left_out`, with the reason.
+    """
+    record = provenance(f"hwlimits calibrate{' --quick' if quick else ''}")  # before the work: what is going to do it
+    record["machine"] |= processor.describe()
+    record["versions"] |= versions(("numba", "llvmlite"))
+    numbers, left_out = run(parts(quick), progress)
+    return Card(tuple(numbers), record, left_out)
+
+
+def parts(quick: bool = False) -> list[Part]:
+    """What a calibration measures, in order."""
+    cores = processor.usable_cores()
+    processes = ("overhead process_start", "overhead numba_import", "overhead tensorflow_import")
+    return [
+        Part(("peak", "bandwidth"), 8 if quick else 25, lambda tick: _rates(cores, quick, tick)),
+        Part(("overhead litert", "overhead tensorflow"), 4 if quick else 6, lambda tick: _operators(quick, tick)),
+        Part(("bandwidth disk",), 1 if quick else 6, lambda tick: _disk(quick, tick)),
+        Part(("overhead loopback", "bandwidth loopback"), 1 if quick else 3, lambda tick: _loopback(quick, tick)),
+        Part(processes, 5 if quick else 15, lambda tick: _processes(quick, tick)),
+    ]
+
+
+def run(todo: list[Part], progress: bool = True, clock: Callable[[], float] = time.perf_counter) -> Found:
+    """Measure the parts one after the other, with a progress bar in expected seconds.
+
+    What a part promised and did not give is left out with the reason why it failed; so is a number
+    that is not a positive one (a slope lost in noise).
+    """
+    from tqdm import tqdm
+
+    numbers: list[Number] = []
+    left_out: dict[str, str] = {}
+    begun_s = 0.0
+    form = "{desc:<32}{percentage:3.0f}% |{bar}| {elapsed}, about {remaining} left"
+    total_s = sum(part.expected_s for part in todo)
+    with tqdm(total=total_s, bar_format=form, disable=not progress, mininterval=0.2) as bar:
+        for part in todo:
+            started = clock()
+
+            def tick(what: str, part=part, started=started, begun_s=begun_s) -> None:
+                bar.set_description_str(what, refresh=False)
+                # a part that takes longer than expected waits at its end, one that is faster jumps there
+                bar.update(begun_s + min(clock() - started, part.expected_s) - bar.n)
+
+            try:
+                found, missing = part.measure(tick)
+            except Exception as error:  # whatever it is, the other parts can still be measured
+                found, missing = [], {name: reason(error) for name in part.gives}
+            for number in found:
+                if math.isfinite(number.value) and number.value > 0:
+                    numbers.append(number)
+                else:
+                    missing[f"{number.quantity} {number.of}"] = f"it came out as {number.value:.3g} {number.unit}"
+            left_out |= missing
+            begun_s += part.expected_s
+            bar.update(begun_s - bar.n)
+    return numbers, left_out
+
+
+def reason(error: BaseException) -> str:
+    """Why something failed, in one line that names neither a folder nor the computer nor its user.
+
+    >>> reason(PermissionError(13, "Permission denied", "/home/someone/.cache"))
+    'PermissionError: Permission denied'
+    """
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return _private(f"{type(error).__name__}: {text}")
+
+
+def _private(text: str) -> str:
+    text = re.sub(r"(?:[A-Za-z]:\\|~?/)[^\s'\",:;]+", "…", " ".join(text.split()))
+    for private in (platform.node(), Path.home().name):
+        if len(private) > 2:
+            text = text.replace(private, "…")
+    return text[:300]
+
+
+def _rates(cores: int, quick: bool, tick: Tick) -> Found:
+    from hwlimits.machine import throughput
+
+    triads, left_out = throughput.bandwidth(processor.caches(), cores, processor.available_memory_bytes())
+    probes = throughput.arithmetic(cores) + triads
+    numbers, failed = throughput.sample(probes, repeats=5 if quick else 15, sample_s=0.01 if quick else 0.06, tick=tick)
+    return numbers, left_out | {name: reason(error) for name, error in failed.items()}
+
+
+def _operators(quick: bool, tick: Tick) -> Found:
+    """Run `hwlimits.training.overhead`: TensorFlow is loaded there and not here."""
+    command = [sys.executable, "-m", "hwlimits.training.overhead", *(["--quick"] if quick else [])]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        while True:
+            tick("LiteRT and TensorFlow operators")
+            try:
+                said, complaint = child.communicate(timeout=0.3)
+                break
+            except subprocess.TimeoutExpired:
+                continue
+    finally:
+        child.kill()
+        child.wait()
+    if child.returncode:
+        raise RuntimeError(" ".join(complaint.strip().splitlines()[-1:]) or f"it ended with status {child.returncode}")
+    found = json.loads(said.splitlines()[-1])
+    return [Number(**row) for row in found["numbers"]], {name: _private(why) for name, why in found["left_out"].items()}
+
+
+def _disk(quick: bool, tick: Tick) -> Found:
+    from hwlimits.machine.disk import measure_disk
+
+    return measure_disk(
+        cache_folder(), size_bytes=2**26 if quick else 2**28, repeats=3 if quick else 5, limit_s=6, tick=tick
+    )
+
+
+def _loopback(quick: bool, tick: Tick) -> Found:
+    from hwlimits.machine.loopback import measure_loopback
+
+    numbers = measure_loopback(
+        repeats=3 if quick else 9, round_trips=500 if quick else 3000, size_bytes=2**25 if quick else 2**28, tick=tick
+    )
+    return numbers, {}
+
+
+def _processes(quick: bool, tick: Tick) -> Found:
+    """Time from starting Python to its end, with nothing to do and with an import; what nothing takes is subtracted."""
+    tick("process start")
+    _process_s("pass")
+    start = [_process_s("pass") for _ in range(5 if quick else 20)]
+    how = "Start to end of `python -c pass` with the course's own Python, site packages on its path."
+    numbers, left_out = [Number.from_samples("overhead", "process_start", "s", start, how)], {}
+    for package, repeats in (("numba", 1 if quick else 5), ("tensorflow", 1 if quick else 3)):
+        try:
+            samples = []
+            for _ in range(repeats + (not quick)):  # the first reads the disk, and is not counted
+                tick(f"import {package}")
+                samples.append(_process_s(f"import {package}") - statistics.median(start))
+            how = f"Start to end of `python -c 'import {package}'`, less process_start; files in the system's memory."
+            numbers.append(Number.from_samples("overhead", f"{package}_import", "s", samples[-repeats:], how))
+        except Exception as error:
+            left_out[f"overhead {package}_import"] = reason(error)
+    return numbers, left_out
+
+
+def _process_s(program: str) -> float:
+    quiet = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=quiet)
+    elapsed_s = time.perf_counter() - start
+    if done.returncode:
+        raise RuntimeError(" ".join(done.stderr.strip().splitlines()[-1:]) or f"status {done.returncode}")
+    return elapsed_s

@@ -1,0 +1,609 @@
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import psutil
+import pytest
+
+from hwlimits.machine import disk, loopback, processor
+from hwlimits.machine.calibrate import Part, calibrate, parts, reason, run
+from hwlimits.machine.card import Card, Number
+from hwlimits.machine.processor import Cache
+from hwlimits.machine.throughput import Probe, aligned, bandwidth, dram_bytes, sample, together, working_set_bytes
+
+module = sys.modules["hwlimits.machine.calibrate"]
+
+
+def quiet(_: str) -> None:
+    """No bar."""
+
+
+# the processor, as the system describes it
+
+
+def plant(root, files: dict[str, str]) -> None:
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content + "\n")
+
+
+def system(cpus: int, *, smt: int, l3_cores: int) -> dict[str, str]:
+    """Linux's description of `cpus` logical processors, `smt` a core, `l3_cores` cores to a third-level cache."""
+    files = {}
+    for cpu in range(cpus):
+        top = f"sys/devices/system/cpu/cpu{cpu}"
+        core, ccx = cpu // smt, cpu // smt // l3_cores
+        own = f"{core * smt}-{core * smt + smt - 1}" if smt > 1 else str(cpu)
+        shared = f"{ccx * l3_cores * smt}-{(ccx + 1) * l3_cores * smt - 1}"
+        files[f"{top}/topology/thread_siblings_list"] = own
+        levels = [(1, "Data", "32K", own), (1, "Instruction", "64K", own)]
+        levels += [(2, "Unified", "1024K", own), (3, "Unified", "16M", shared)]
+        for index, (level, kind, size, cpu_list) in enumerate(levels):
+            told = {"level": str(level), "type": kind, "size": size, "shared_cpu_list": cpu_list}
+            files |= {f"{top}/cache/index{index}/{name}": text for name, text in told.items()}
+    return files
+
+
+@pytest.fixture
+def linux(tmp_path, monkeypatch):
+    """A planted system: linux(files, cpus) makes `processor` see it."""
+
+    def see(files, cpus):
+        plant(tmp_path, files)
+        monkeypatch.setattr(processor, "ROOT", tmp_path)
+        monkeypatch.setattr(processor, "usable_cpus", lambda: list(cpus))
+        monkeypatch.setattr(processor.platform, "system", lambda: "Linux")
+
+    return see
+
+
+def test_caches_and_cores_of_a_planted_system(linux):
+    """8 logical processors are 4 cores; two pairs of cores have a third-level cache each."""
+    linux(system(8, smt=2, l3_cores=2), range(8))
+    assert processor.usable_cores() == 4
+    assert processor.caches() == [
+        Cache("L1", 32 * 1024, cores=1, count=4),
+        Cache("L2", 1024 * 1024, cores=1, count=4),
+        Cache("L3", 16 * 1024**2, cores=2, count=2),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("cpus", "cores", "l3"),
+    [([0, 1], 1, (1, 1)), ([0, 2], 2, (2, 1)), ([0, 4], 2, (1, 2)), ([5], 1, (1, 1)), (range(8), 4, (2, 2))],
+    ids=["both threads of a core", "two cores", "two cores, two caches", "one thread", "all"],
+)
+def test_only_what_the_process_may_use_counts(linux, cpus, cores, l3):
+    linux(system(8, smt=2, l3_cores=2), cpus)
+    assert processor.usable_cores() == cores
+    last = processor.caches()[-1]
+    assert (last.cores, last.count) == l3
+
+
+@pytest.mark.parametrize(
+    ("files", "quota", "cores"),
+    [
+        ({"proc/self/cgroup": "0::/", "sys/fs/cgroup/cpu.max": "150000 100000"}, 1.5, 1),
+        ({"proc/self/cgroup": "0::/", "sys/fs/cgroup/cpu.max": "max 100000"}, None, 4),
+        ({"proc/self/cgroup": "0::/job/step", "sys/fs/cgroup/job/cpu.max": "200000 100000"}, 2.0, 2),
+        ({"proc/self/cgroup": "0::/job", "sys/fs/cgroup/cpu.max": "20000 100000"}, 0.2, 1),
+        (
+            {
+                "proc/self/cgroup": "4:cpu,cpuacct:/docker/x\n0::/",
+                "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "300000",
+                "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000",
+            },
+            3.0,
+            3,
+        ),
+        ({"proc/self/cgroup": "4:cpu:/\n", "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1"}, None, 4),
+        ({}, None, 4),
+    ],
+    ids=["v2", "v2 without", "v2 above", "v2 small", "v1", "v1 without", "none"],
+)
+def test_a_container_s_share_of_time_limits_the_cores(linux, files, quota, cores):
+    linux(system(8, smt=2, l3_cores=2) | files, range(8))
+    assert processor.cpu_quota() == quota
+    assert processor.usable_cores() == cores
+    assert processor.describe()["cpu_quota"] == quota
+
+
+def test_a_container_s_memory_is_what_it_leaves(linux):
+    files = {"sys/fs/cgroup/box/memory.max": "1000000", "sys/fs/cgroup/box/memory.current": "400000"}
+    linux(files | {"proc/self/cgroup": "0::/box"}, [0])
+    assert processor.available_memory_bytes() == 600_000
+
+
+def test_without_a_container_memory_is_the_system_s(linux):
+    linux({"sys/fs/cgroup/memory.max": "max", "proc/self/cgroup": "0::/"}, [0])
+    assert processor.available_memory_bytes() == pytest.approx(psutil.virtual_memory().available, rel=0.2)
+
+
+def test_a_system_that_tells_nothing_has_no_caches_and_its_cores(linux):
+    linux({}, [0, 1, 2])
+    assert processor.caches() == []
+    assert 1 <= processor.usable_cores() <= 3
+
+
+def test_caches_of_a_mac(monkeypatch):
+    told = "hw.perflevel0.l1dcachesize: 131072\nhw.perflevel0.l2cachesize: 12582912\nhw.perflevel0.cpusperl2: 4\n"
+    told += "hw.l1dcachesize: 65536\nhw.machine: arm64\n"
+    monkeypatch.setattr(processor, "_sysctl", lambda: told)
+    monkeypatch.setattr(processor, "usable_cores", lambda: 8)
+    monkeypatch.setattr(processor.platform, "system", lambda: "Darwin")
+    assert processor.caches() == [Cache("L1", 131072, 1, 8), Cache("L2", 12582912, 4, 2)]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="getconf tells cache sizes on Linux")
+def test_caches_here_are_those_of_getconf():
+    sizes = {cache.level: cache.bytes for cache in processor.caches()}
+    for level, key in (("L1", "LEVEL1_DCACHE_SIZE"), ("L2", "LEVEL2_CACHE_SIZE"), ("L3", "LEVEL3_CACHE_SIZE")):
+        told = subprocess.run(["getconf", key], capture_output=True, text=True).stdout.strip()
+        if told.isdigit() and int(told) and level in sizes:
+            assert int(told) % sizes[level] == 0, "the same, or for all caches of a socket together"
+            assert int(told) == sizes[level] or level == "L3"
+
+
+# where arrays are put
+
+
+K, M = 2**10, 2**20
+PROCESSORS = {
+    "2 cores": [Cache("L1", 48 * K, 1, 2), Cache("L2", M, 1, 2), Cache("L3", 32 * M, 2, 1)],
+    "server": [Cache("L1", 32 * K, 1, 28), Cache("L2", M, 1, 28), Cache("L3", 77 * M // 2, 28, 1)],
+    "8 to a cache": [Cache("L1", 32 * K, 1, 64), Cache("L2", 512 * K, 1, 64), Cache("L3", 32 * M, 8, 8)],
+    "no L3": [Cache("L1", 32 * K, 1, 4), Cache("L2", M, 4, 1)],
+}
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+@pytest.mark.parametrize("all_cores", [False, True])
+def test_arrays_fit_their_level_and_not_the_nearer_one(name, all_cores):
+    caches = PROCESSORS[name]
+    threads = caches[0].count if all_cores else 1
+    for level, cache in enumerate(caches):
+        size = working_set_bytes(caches, level, threads)
+        sharing = min(threads, cache.cores)
+        assert size * sharing <= cache.bytes, "the threads that share it fit together"
+        if level:
+            assert size > caches[level - 1].bytes / min(threads, caches[level - 1].cores)
+
+
+def test_a_level_that_gives_a_thread_no_more_than_the_nearer_one_is_left_out():
+    caches = [Cache("L1", 32 * K, 1, 8), Cache("L2", 2 * M, 1, 8), Cache("L3", 12 * M, 8, 1)]
+    assert working_set_bytes(caches, 2, 8) is None
+    probes, left_out = bandwidth(caches, 8, 2**34)
+    assert [p.of for p in probes if len(p.work) == 8] == ["L1", "L2", "DRAM"]
+    assert "no larger than the cache before it" in left_out["bandwidth L3, 8 threads"]
+    assert [p.of for p in probes if len(p.work) == 1] == ["L1", "L2", "L3", "DRAM"]
+
+
+@pytest.mark.parametrize(
+    ("l3_bytes", "count", "available", "wanted"),
+    [
+        (32 * M, 1, 2**35, 256 * M),  # small caches: at least 256 MiB
+        (256 * M, 1, 2**35, 1024 * M),  # STREAM's rule
+        (32 * M, 8, 2**35, 1024 * M),  # of all the caches
+        (256 * M, 1, 2**31, 512 * M),  # memory for a quarter only
+    ],
+)
+def test_arrays_for_dram_are_four_times_the_caches_if_memory_allows(l3_bytes, count, available, wanted):
+    assert dram_bytes([Cache("L1", 32 * K, 1, 8), Cache("L3", l3_bytes, 8, count)], available) == wanted
+
+
+def test_dram_is_left_out_where_arrays_would_sit_in_the_cache():
+    probes, left_out = bandwidth([Cache("L1", 32 * K, 1, 2), Cache("L2", 256 * M, 2, 1)], 2, available_bytes=2**30)
+    assert "DRAM" not in {p.of for p in probes}
+    assert "would partly sit in caches of 268,435,456" in left_out["bandwidth DRAM"]
+
+
+def test_without_a_word_on_caches_dram_is_still_measured():
+    probes, _ = bandwidth([], 2, 2**34)
+    assert [p.name for p in probes] == ["bandwidth DRAM, 1 thread", "bandwidth DRAM, 2 threads"]
+
+
+@pytest.mark.parametrize("n", [8, 512, 683, 1000, 2048, 4096, 5461, 65536])
+def test_arrays_begin_on_a_line_and_at_different_places_of_a_page(n):
+    arrays = aligned(n, 3)
+    starts = np.array([a.ctypes.data for a in arrays])
+    assert all(starts % 64 == 0)
+    assert [a.size for a in arrays] == [n] * 3
+    for i in range(3):
+        for j in range(i):
+            apart = (starts[i] - starts[j]) % 4096
+            assert min(apart, 4096 - apart) >= 256
+            assert abs(starts[i] - starts[j]) >= arrays[0].nbytes
+
+
+def test_the_triad_computes_and_counts_three_arrays():
+    (probe,) = [p for p in bandwidth(PROCESSORS["2 cores"], 1, 2**34)[0] if p.of == "L1"]
+    assert probe.work[0](5) == 5 * 3 * (48 * K // 2 // 3 // 8) * 8
+    a, b, out = next(cell.cell_contents for cell in probe.work[0].__closure__ if isinstance(cell.cell_contents, list))
+    np.testing.assert_array_equal(out, a + 3.0 * b)
+
+
+# sampling
+
+
+class Machine:
+    """A computer with a clock of its own, which gets slower as it runs."""
+
+    def __init__(self, slowdown=lambda now: 1.0):
+        self.now, self.slowdown, self.order = 0.0, slowdown, []
+
+    def clock(self):
+        return self.now
+
+    def probe(self, of: str, rate: float) -> Probe:
+        def work(rounds):
+            self.order.append(of)
+            self.now += 100 * rounds / rate * self.slowdown(self.now)
+            return 100 * rounds
+
+        return Probe("peak", of, "FLOP/s", "planted", [work])
+
+
+def test_a_rate_is_the_work_over_its_time():
+    machine = Machine()
+    numbers, failed = sample(
+        [machine.probe("a", 5e6), machine.probe("b", 2e6)], repeats=5, sample_s=0.01, tick=quiet, clock=machine.clock
+    )
+    assert [n.value for n in numbers] == pytest.approx([5e6, 2e6])
+    assert [n.n for n in numbers] == [5, 5]
+    assert failed == {}
+
+
+def test_samples_take_turns_forwards_and_backwards():
+    machine, named = Machine(), []
+    sample([machine.probe(of, 1e6) for of in "abc"], repeats=3, sample_s=1e-9, tick=named.append, clock=machine.clock)
+    assert "".join(machine.order[-9:]) == "abccbaabc"
+    assert len(named) == 4 * 3
+    assert set(named) == {f"peak {of}, 1 thread" for of in "abc"}
+
+
+def test_a_drifting_machine_treats_probes_alike():
+    machine = Machine(slowdown=lambda now: 1 + 3 * now)
+    probes = [machine.probe(of, 1e6) for of in "abcd"]
+    numbers, _ = sample(probes, repeats=15, sample_s=0.01, tick=quiet, clock=machine.clock)
+    values = [number.value for number in numbers]
+    assert probes[0].samples[0] / probes[0].samples[-1] > 1.5, "the drift is there"
+    assert max(values) / min(values) < 1.1
+
+
+def test_a_probe_that_fails_leaves_the_others():
+    machine = Machine()
+    broken = Probe("peak", "bad", "FLOP/s", "planted", [lambda rounds: 1 / 0])
+    probes = [machine.probe("a", 1e6), broken, machine.probe("b", 2e6)]
+    numbers, failed = sample(probes, repeats=3, sample_s=0.01, tick=quiet, clock=machine.clock)
+    assert [n.of for n in numbers] == ["a", "b"]
+    assert isinstance(failed["peak bad, 1 thread"], ZeroDivisionError)
+
+
+def test_threads_run_at_the_same_time():
+    """Each call waits for the other: one after the other, they would wait for ever."""
+    meet = threading.Barrier(2, timeout=5)
+    work = [lambda: meet.wait() + 1] * 2
+    assert together(work)[0] == 3  # arrivals 0 and 1, plus one each
+
+
+def test_the_time_of_threads_is_from_the_first_start_to_the_last_end():
+    amount, elapsed_s, busy = together([lambda: time.sleep(0.02) or 1, lambda: time.sleep(0.1) or 1])
+    assert amount == 2
+    assert elapsed_s >= 0.1
+    assert busy < 0.5, "who sleeps has no processor"
+
+
+def test_a_rate_measured_without_a_processor_is_noisy():
+    """As when other programs run: the samples agree, and are wrong."""
+    waits = Probe("peak", "x", "FLOP/s", "planted", [lambda rounds: time.sleep(0.01 * rounds) or rounds])
+    (number,), _ = sample([waits], repeats=5, sample_s=0.005, tick=quiet)
+    assert number.busy < 0.5
+    assert number.noisy
+
+
+# disk and network
+
+
+def test_disk_leaves_nothing_behind(tmp_path):
+    numbers, left_out = disk.measure_disk(tmp_path, size_bytes=2**25, repeats=3, limit_s=60, tick=quiet)
+    assert list(tmp_path.iterdir()) == []
+    found = {number.of: number for number in numbers}
+    assert {"disk_write", "disk_read_cached"} <= set(found)
+    assert ("disk_read" in found) != ("bandwidth disk_read" in left_out)
+    assert all(number.n == 3 and number.unit == "B/s" for number in numbers)
+    assert "33,554,432 random bytes" in found["disk_write"].how
+
+
+def test_an_interrupted_disk_measurement_leaves_nothing_behind(tmp_path):
+    def tick(what):
+        if what == "disk read, cached":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        disk.measure_disk(tmp_path, size_bytes=2**23, repeats=3, limit_s=60, tick=tick)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_reading_at_the_speed_of_memory_agrees_with_a_plain_read(tmp_path):
+    path = tmp_path / "plain"
+    path.write_bytes(os.urandom(2**25))
+    rates = []
+    for _ in range(5):
+        start = time.perf_counter()
+        path.read_bytes()
+        rates.append(2**25 / (time.perf_counter() - start))
+    numbers, _ = disk.measure_disk(tmp_path, size_bytes=2**25, repeats=5, limit_s=60, tick=quiet)
+    (cached,) = [number.value for number in numbers if number.of == "disk_read_cached"]
+    assert 0.1 < cached / max(rates) < 20
+
+
+@pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="a file system in memory, where there is one")
+def test_a_file_system_in_memory_has_no_cold_read():
+    numbers, left_out = disk.measure_disk("/dev/shm", size_bytes=2**24, repeats=1, limit_s=60, tick=quiet)
+    assert "disk_read" not in {number.of for number in numbers}
+    assert "memory" in left_out["bandwidth disk_read"]
+
+
+def test_a_system_that_can_t_forget_a_file_has_no_cold_read(tmp_path, monkeypatch):
+    monkeypatch.delattr(os, "posix_fadvise", raising=False)
+    _, left_out = disk.measure_disk(tmp_path, size_bytes=2**23, repeats=1, limit_s=60, tick=quiet)
+    assert "no way to forget a file" in left_out["bandwidth disk_read"]
+
+
+def test_a_full_disk_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000_000))
+    with pytest.raises(disk.DiskError, match="only 1,000,000 bytes are free"):
+        disk.measure_disk(tmp_path, size_bytes=2**28, repeats=3, limit_s=60, tick=quiet)
+
+
+def test_a_file_takes_a_tenth_of_the_free_space_at_most(tmp_path, monkeypatch):
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: SimpleNamespace(free=2**28))
+    numbers, _ = disk.measure_disk(tmp_path, size_bytes=2**28, repeats=1, limit_s=60, tick=quiet)
+    assert f"{2**28 // 10 // 2**23 * 2**23:,} random bytes" in numbers[0].how
+
+
+def test_a_slow_disk_is_measured_for_its_time_only(tmp_path):
+    numbers, _ = disk.measure_disk(tmp_path, size_bytes=2**23, repeats=50, limit_s=0, tick=quiet)
+    assert {number.n for number in numbers} == {1}
+    assert all(number.noisy for number in numbers)
+
+
+def test_loopback_is_measured_between_two_processes():
+    before = set(psutil.Process().children())
+    latency, rate = loopback.measure_loopback(repeats=3, round_trips=100, size_bytes=2**24 + 1, tick=quiet)
+    assert (latency.quantity, latency.of, latency.unit) == ("overhead", "loopback", "s")
+    assert (rate.quantity, rate.of, rate.unit) == ("bandwidth", "loopback", "B/s")
+    assert 1e-7 < latency.value < 0.05
+    assert 1e6 < rate.value < 1e12
+    assert set(psutil.Process().children()) == before
+
+
+def test_a_process_that_does_not_answer_is_an_error_in_time(monkeypatch):
+    monkeypatch.setattr(loopback, "TIMEOUT_S", 0.3)
+    monkeypatch.setattr(loopback.sys, "executable", "/bin/true" if os.path.exists("/bin/true") else sys.executable)
+    with pytest.raises(OSError, match="timed out"):
+        loopback.measure_loopback(repeats=3, round_trips=10, size_bytes=10, tick=quiet)
+
+
+# the whole
+
+
+def number(of: str, value: float = 1.0) -> Number:
+    return Number("overhead", of, 1, value, "s", 0.01, 9, "planted")
+
+
+def fails(_):
+    raise PermissionError(13, "Permission denied", "/home/somebody/.cache")
+
+
+def test_a_part_that_fails_leaves_its_reason_and_the_rest(capsys):
+    todo = [
+        Part(("overhead a",), 1, lambda tick: ([number("a")], {})),
+        Part(("overhead b", "overhead c"), 2, fails),
+        Part(("overhead d",), 3, lambda tick: ([number("d")], {"overhead e": "no room"})),
+    ]
+    numbers, left_out = run(todo, progress=False)
+    assert [n.of for n in numbers] == ["a", "d"]
+    denied = "PermissionError: Permission denied"
+    assert left_out == {"overhead b": denied, "overhead c": denied, "overhead e": "no room"}
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("value", [0.0, -1e-9, float("nan"), float("inf")])
+def test_a_number_lost_in_noise_is_left_out(value):
+    todo = [Part((), 1, lambda tick: ([number("a", value), number("b")], {}))]
+    numbers, left_out = run(todo, progress=False)
+    assert [n.of for n in numbers] == ["b"]
+    assert left_out["overhead a"].startswith("it came out as ")
+
+
+def test_an_interruption_is_no_failed_part():
+    def interrupted(tick):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run([Part(("a",), 1, interrupted)], progress=False)
+
+
+def test_the_bar_names_what_is_measured_and_moves_with_time(capsys):
+    now = [0.0]
+    shown = []
+
+    def slow(tick):
+        for seconds in (0, 5, 15, 40):  # longer than the 20 s expected
+            now[0] = seconds
+            tick("slow thing")
+            shown.append(capsys.readouterr().err)
+        return [number("a")], {}
+
+    run([Part((), 20, slow), Part((), 20, lambda tick: ([], {}))], clock=lambda: now[0])
+    end = capsys.readouterr().err
+    assert "slow thing" in "".join(shown) + end
+    assert "100%" in end
+    assert "left" in end
+
+
+def test_a_reason_names_neither_folder_nor_computer_nor_user(monkeypatch):
+    monkeypatch.setattr(module.platform, "node", lambda: "anna-laptop")
+    monkeypatch.setattr(module.Path, "home", lambda: module.Path("/home/anna"))
+    for error in (
+        RuntimeError("no such file: /home/anna/x/y.txt, on anna-laptop for anna"),
+        RuntimeError(r"no such file: C:\Users\anna\x.txt"),
+        RuntimeError("'~/secret/place' is\nmissing"),
+    ):
+        said = reason(error)
+        assert not {"anna", "home", "secret", "Users", "\n"} & set(said.replace("/", " ").replace("\\", " ").split(" "))
+        assert "anna" not in said
+        assert said.startswith("RuntimeError: ")
+
+
+def test_without_its_process_the_operators_say_why(monkeypatch, tmp_path):
+    fake = tmp_path / "python"
+    fake.write_text("#!/bin/sh\necho 'Traceback' >&2\necho 'ImportError: no LiteRT here' >&2\nexit 1\n")
+    fake.chmod(0o755)
+    monkeypatch.setattr(module.sys, "executable", str(fake))
+    numbers, left_out = run([parts(quick=True)[1]], progress=False)
+    assert numbers == []
+    assert left_out == dict.fromkeys(
+        ("overhead litert", "overhead tensorflow"), "RuntimeError: ImportError: no LiteRT here"
+    )
+
+
+def test_an_import_that_fails_is_left_out_and_the_others_are_timed(monkeypatch):
+    took = {"pass": 0.01, "import numba": 0.5}
+
+    def process_s(program):
+        if program not in took:
+            raise RuntimeError("ModuleNotFoundError: No module named 'tensorflow'")
+        return took[program]
+
+    monkeypatch.setattr(module, "_process_s", process_s)
+    numbers, left_out = module._processes(False, quiet)
+    assert {n.of: n.value for n in numbers} == {"process_start": 0.01, "numba_import": pytest.approx(0.49)}
+    assert list(left_out) == ["overhead tensorflow_import"]
+
+
+def test_a_process_that_fails_is_an_error():
+    with pytest.raises(RuntimeError, match="ModuleNotFoundError: No module named 'no_such_module'"):
+        module._process_s("import no_such_module")
+    start = time.perf_counter()
+    assert 0 < module._process_s("pass") < time.perf_counter() - start
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory) -> Card:
+    """A quick calibration of this computer."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HWLIMITS_CACHE", str(folder))
+        found = calibrate(quick=True, progress=False)
+    assert list(folder.iterdir()) == [], "nothing is written"
+    return found
+
+
+def test_a_calibration_gives_every_number_or_its_reason(here):
+    wanted = {("peak", p, t) for p in ("fp32", "fp64", "int8") for t in {1, processor.usable_cores()}}
+    levels = [cache.level for cache in processor.caches()] + ["DRAM"]
+    wanted |= {("bandwidth", level, t) for level in levels for t in {1, processor.usable_cores()}}
+    wanted |= {("bandwidth", of, 1) for of in ("disk_write", "disk_read", "disk_read_cached", "loopback")}
+    names = ["litert_operator", "litert_builtin_operator", "litert_invoke", "tensorflow_operator", "tensorflow_call"]
+    names += ["tensorflow_eager_operator", "loopback", "process_start", "numba_import", "tensorflow_import"]
+    wanted |= {("overhead", name, 1) for name in names}
+    found = {(n.quantity, n.of, n.threads) for n in here.numbers}
+    assert found <= wanted
+    for quantity, of, threads in wanted - found:
+        assert any(name.startswith(f"{quantity} {of}") for name in here.left_out), (of, threads)
+    assert len(found) >= len(wanted) - 3, here.left_out
+    assert all(n.how.endswith(".") and len(n.how) > 20 for n in here.numbers)
+
+
+def test_a_calibration_says_what_made_it(here, tmp_path):
+    assert here.provenance["command"] == "hwlimits calibrate --quick"
+    assert here.provenance["versions"]["numba"] != "not installed"
+    assert here.machine["usable_cores"] == processor.usable_cores()
+    assert here.same_computer()
+    here.write(tmp_path / "card.json")
+    assert Card.read(tmp_path / "card.json") == here
+    assert str(tmp_path.parent) not in json.dumps(here.provenance | here.left_out)
+
+
+def test_memory_is_slower_the_farther_it_is(here):
+    if here.levels[0] != "L1":
+        pytest.skip("the system does not tell its caches")
+    assert here.bandwidth_bytes_per_s("L1") >= here.bandwidth_bytes_per_s("DRAM")
+    assert here.ridge_point("fp32", "L1") <= here.ridge_point("fp32", "DRAM")
+
+
+AGAINST_NUMPY = """
+import json, os, time
+import numpy as np
+from hwlimits.kernels import peak
+from hwlimits.machine import throughput
+
+def best(call, amount):
+    start = time.perf_counter()
+    call()
+    return amount / (time.perf_counter() - start)
+
+n = 768
+a, b, c = (np.ones((n, n), np.float32) for _ in range(3))
+done = peak.run("fp32", 100_000)
+x, y, z = throughput.aligned(4_000_000, 3)
+((triad,), _) = throughput.bandwidth([], 1, 2**33)
+triad.work[0](1)
+moved = triad.work[0](1)
+rates = {"sgemm": [], "peak": [], "triad": [], "copy": []}
+for _ in range(12):
+    rates["sgemm"].append(best(lambda: np.matmul(a, b, out=c), 2 * n**3))
+    rates["peak"].append(best(lambda: peak.run("fp32", 1_000_000), 10 * done))
+    rates["triad"].append(best(lambda: triad.work[0](1), moved))
+    rates["copy"].append(best(lambda: np.copyto(z, x), 2 * x.nbytes))
+print(json.dumps({name: max(values) for name, values in rates.items()}))
+"""
+
+
+def test_rates_agree_with_numpy_s_in_the_same_run():
+    """No matrix product is faster than the peak; a triad moves bytes about as fast as a copy. Best of 12, by turns."""
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "VECLIB_MAXIMUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", AGAINST_NUMPY], capture_output=True, text=True, check=True, env=environment
+    )
+    best = json.loads(done.stdout)
+    assert best["sgemm"] / best["peak"] < 1.05
+    assert best["sgemm"] / best["peak"] > 0.3
+    assert 0.4 < best["triad"] / best["copy"] < 3
+
+
+def test_every_core_adds_to_the_arithmetic(here):
+    if processor.usable_cores() < 2 or any(n.noisy for n in here.numbers if (n.quantity, n.of) == ("peak", "fp32")):
+        pytest.skip("one core, or other programs ran")
+    assert here.peak_flops_per_s("fp32", "all") / here.peak_flops_per_s("fp32") > 1.2
+
+
+def test_an_interrupted_calibration_ends_its_processes(monkeypatch):
+    """Ctrl-C while the operators are measured: the child is gone, and so is the calibration."""
+    started = []
+    popen = subprocess.Popen
+
+    def remember(*arguments, **options):
+        started.append(popen(*arguments, **options))
+        return started[-1]
+
+    monkeypatch.setattr(module.subprocess, "Popen", remember)
+
+    def tick(_):
+        raise KeyboardInterrupt
+
+    with contextlib.suppress(KeyboardInterrupt):
+        module._operators(True, tick)
+    assert started
+    assert started[0].poll() is not None
+    started[0].stdout.close()
+    started[0].stderr.close()
