@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -164,3 +164,48 @@ def _si(value: float, unit: str) -> str:
         if value >= scale:
             return f"{value / scale:.3g} {prefix}{unit}"
     return f"{value:.3g} {unit}"
+
+
+def concept_map(boxes: Mapping[str, tuple[float, float]], arrows: Iterable[tuple[str, str, str]]) -> Figure:
+    """Boxes with text at their places, in columns and rows, and labelled arrows between them.
+
+    boxes    text -> (column, row); row 0 is at the top
+    arrows   (from, to, label) by the boxes' texts
+
+    Raises ValueError for an arrow to a box that is not there.
+    """
+    arrows = list(arrows)
+    if missing := [name for arrow in arrows for name in arrow[:2] if name not in boxes]:
+        raise ValueError(f"concept_map: an arrow goes to {missing[0]!r}; the boxes are {', '.join(map(repr, boxes))}")
+    columns, rows = (max(place[axis] for place in boxes.values()) for axis in (0, 1))
+    figure, axes = subplots(figsize=(2.1 * (columns + 1), 1.05 * (rows + 1)))
+    axes.set(xlim=(-0.55, columns + 0.55), ylim=(rows + 0.5, -0.5))
+    axes.axis("off")
+    frame = {"boxstyle": "round,pad=0.4", "fc": "white", "ec": COLORS["blue"], "lw": 1.4}
+    drawn = {
+        text: axes.text(*place, text, ha="center", va="center", fontsize=9.5, bbox=frame)
+        for text, place in boxes.items()
+    }
+    for start, end, label in arrows:
+        axes.annotate(
+            "", xy=boxes[end], xytext=boxes[start],
+            arrowprops={"arrowstyle": "-|>", "color": "#555555", "lw": 1.2, "shrinkA": 4, "shrinkB": 4,
+                        "patchA": drawn[start].get_bbox_patch(), "patchB": drawn[end].get_bbox_patch()},
+        )  # fmt: skip
+        if label:
+            middle = [(a + b) / 2 for a, b in zip(boxes[start], boxes[end], strict=True)]
+            clear = {"boxstyle": "round,pad=0.1", "fc": "white", "ec": "none"}
+            axes.text(*middle, label, ha="center", va="center", fontsize=8, color="#333333", style="italic", bbox=clear)
+    return figure
+
+
+def timeline(rows: Mapping[str, Iterable[tuple[float, float]]], unit_s: float = 1e-3, unit: str = "ms") -> Figure:
+    """Spans of time, (start, duration) in seconds, one line for each name, the first at the top."""
+    figure, axes = subplots(figsize=(7.5, 0.32 * len(rows) + 0.9))
+    palette = [COLORS[name] for name in ("blue", "vermilion", "green", "purple", "orange", "sky")]
+    for i, spans in enumerate(rows.values()):
+        axes.broken_barh([(s / unit_s, d / unit_s) for s, d in spans], (i - 0.35, 0.7), color=palette[i % len(palette)])
+    axes.set(xlabel=f"time ({unit})", yticks=range(len(rows)), yticklabels=list(rows))
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    return figure

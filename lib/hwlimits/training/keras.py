@@ -7,6 +7,7 @@ every module gets it here:
     from hwlimits.training.keras import keras, tf, tfmot
 """
 
+import importlib
 import os
 
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # for packages that look at tf.keras
@@ -21,21 +22,22 @@ with caught_stderr():  # a dozen lines on GPUs and libraries that it looked for;
     tf.config.list_physical_devices()  # the look for a GPU, which complains where there is none
 tf.get_logger().setLevel("ERROR")
 
-__all__ = ["deterministic", "keras", "keras3", "tf", "tfmot"]  # noqa: F822
+# Loaded when asked for, as each takes seconds: tfmot, Keras 3 (on TensorFlow), the format of a profile.
+_LATER = {
+    "tfmot": "tensorflow_model_optimization",
+    "keras3": "keras",
+    "xplane": "tensorflow.tsl.profiler.protobuf.xplane_pb2",
+}
+__all__ = ["deterministic", "keras", "tf", *_LATER]
 
 
 def __getattr__(name: str):
-    """Loaded when asked for, as each takes seconds: `tfmot`, tensorflow-model-optimization; `keras3`, on TensorFlow."""
-    if name not in ("keras3", "tfmot"):
+    """One of the modules that are loaded later."""
+    if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
+    os.environ["KERAS_BACKEND"] = "tensorflow"  # for Keras 3, whatever the reader's own keras.json says
     with caught_stderr():
-        if name == "keras3":
-            os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever the reader's own keras.json says
-            import keras as keras3
-
-            return keras3
-        import tensorflow_model_optimization as tfmot
-    return tfmot
+        return importlib.import_module(_LATER[name])
 
 
 def deterministic(seed: int, threads: int = 1) -> None:

@@ -146,13 +146,16 @@ class LiteRTFile:
             name, self._op_name(op), weights, bias, places * weights.size, places * int(np.count_nonzero(weights))
         )
 
-    def interpreter(self, batch: int = 1, *, threads: int = 1, reference: bool = False) -> Interpreter:
-        """A LiteRT interpreter for `batch` images; `reference` takes the plain kernels instead of XNNPACK's."""
+    def interpreter(self, batch: int | None = 1, *, threads: int = 1, reference: bool = False) -> Interpreter:
+        """A LiteRT interpreter for `batch` examples, or, with None, for as many as the file says.
+
+        `reference` takes the plain kernels instead of XNNPACK's.
+        """
         kernels = OpResolverType.BUILTIN_REF if reference else OpResolverType.AUTO
         with caught_stderr():  # it says each time which kernels it chose; an error still gets out
             found = Interpreter(model_content=self.content, num_threads=threads, experimental_op_resolver_type=kernels)
-            details = found.get_input_details()[0]
-            found.resize_tensor_input(details["index"], (batch, *details["shape"][1:]))
+            for details in found.get_input_details() if batch is not None else ():
+                found.resize_tensor_input(details["index"], (batch, *details["shape"][1:]))
             found.allocate_tensors()
         return found
 
