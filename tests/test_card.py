@@ -430,6 +430,14 @@ def test_a_pool_s_roofline_is_the_median_of_its_cards(files):
         found.median_roofline("bf16")
 
 
+def test_without_dram_s_bandwidth_there_is_no_roofline():
+    """Else L2 would be the farthest level, and pass for memory."""
+    lacking = Card(tuple(n for n in example().numbers if n.of != "DRAM"), record(), {"bandwidth DRAM": "no memory"})
+    with pytest.raises(CardError, match=r"no bandwidth of 'DRAM' with 1 threads \(bandwidth DRAM: no memory\)"):
+        lacking.roofline("fp32")
+    assert len(pool([example(), lacking]).rooflines("fp32", 1)) == 1
+
+
 def test_a_level_that_one_computer_lacks_is_not_in_the_median():
     whole = example()
     flat = Card(tuple(n for n in whole.numbers if n.of != "L2"), record(cpu="Flat"), {})

@@ -59,7 +59,7 @@ def parts(quick: bool = False) -> list[Part]:
     cores = processor.usable_cores()
     processes = ("overhead process_start", "overhead numba_import", "overhead tensorflow_import")
     return [
-        Part(("peak", "bandwidth"), 8 if quick else 25, lambda tick: _rates(cores, quick, tick)),
+        Part(("peak", "bandwidth"), 8 if quick else 32, lambda tick: _rates(cores, quick, tick)),
         Part(("overhead litert", "overhead tensorflow"), 4 if quick else 6, lambda tick: _operators(quick, tick)),
         Part(("bandwidth disk",), 1 if quick else 6, lambda tick: _disk(quick, tick)),
         Part(("overhead loopback", "bandwidth loopback"), 1 if quick else 3, lambda tick: _loopback(quick, tick)),
@@ -125,9 +125,11 @@ def _private(text: str) -> str:
 def _rates(cores: int, quick: bool, tick: Tick) -> Found:
     from hwlimits.machine import throughput
 
-    triads, left_out = throughput.bandwidth(processor.caches(), cores, processor.available_memory_bytes())
-    probes = throughput.arithmetic(cores) + triads
-    numbers, failed = throughput.sample(probes, repeats=5 if quick else 15, sample_s=0.01 if quick else 0.06, tick=tick)
+    peaks, no_instruction = throughput.arithmetic(cores)
+    triads, no_room = throughput.bandwidth(processor.caches(), cores, processor.available_memory_bytes())
+    repeats, sample_s = (5, 0.01) if quick else (15, 0.1)
+    numbers, failed = throughput.sample(peaks + triads, repeats=repeats, sample_s=sample_s, tick=tick)
+    left_out = no_instruction | no_room
     return numbers, left_out | {name: reason(error) for name, error in failed.items()}
 
 

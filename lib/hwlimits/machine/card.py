@@ -153,16 +153,17 @@ class Card:
         return self.number("overhead", name).value
 
     def roofline(self, precision: str, threads: int | str = 1):
-        """The roofline of this computer: its peak, and the bandwidth of each memory level."""
+        """The roofline of this computer: its peak, and the bandwidth of each memory level.
+
+        Raises CardError without DRAM's, as without the peak: the farthest level is where all data come from.
+        """
         from hwlimits.roofline import Roofline
 
         peak = self.number("peak", precision, threads)
-        measured = [n.of for n in self.numbers if n.quantity == "bandwidth" and n.threads == peak.threads]
-        bandwidths = {
-            level: self.bandwidth_bytes_per_s(level, peak.threads) for level in self.levels if level in measured
-        }
+        self.number("bandwidth", "DRAM", peak.threads)
+        measured = {n.of: n.value for n in self.numbers if (n.quantity, n.threads) == ("bandwidth", peak.threads)}
         name = f"{self.machine['cpu']}, {precision}, {peak.threads} thread{'s' if peak.threads > 1 else ''}"
-        return Roofline(name, peak.value, bandwidths)
+        return Roofline(name, peak.value, {level: measured[level] for level in self.levels if level in measured})
 
     def ridge_point(self, precision: str, level: str = "DRAM", threads: int | str = 1) -> float:
         """FLOPs for each byte that keep arithmetic and a memory level equally busy: peak over bandwidth."""
