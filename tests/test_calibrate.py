@@ -357,6 +357,30 @@ def test_a_system_that_can_t_forget_a_file_has_no_cold_read(tmp_path, monkeypatc
     assert "no way to forget a file" in left_out["bandwidth disk_read"]
 
 
+def test_a_file_that_stays_in_memory_is_noticed(tmp_path, monkeypatch):
+    """Planted: a system that is told to forget the file and does not. Where it does, the read counts."""
+    if not hasattr(os, "RWF_NOWAIT"):
+        pytest.skip("this system can't tell")
+    with open(tmp_path / "x", "w+b", buffering=0) as file:
+        file.write(bytes(2**20))
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        try:
+            os.preadv(file.fileno(), [bytearray(1)], 0, os.RWF_NOWAIT)
+            pytest.skip("the temporary folder is in memory")
+        except BlockingIOError:
+            pass
+        except OSError:
+            pytest.skip("this file system can't tell")
+    numbers, left_out = disk.measure_disk(tmp_path, size_bytes=2**25, repeats=1, limit_s=60, tick=quiet)
+    assert "disk_read" in {number.of for number in numbers}
+    assert left_out == {}
+    monkeypatch.setattr(os, "posix_fadvise", lambda *_: None)
+    numbers, left_out = disk.measure_disk(tmp_path, size_bytes=2**25, repeats=1, limit_s=60, tick=quiet)
+    assert "disk_read" not in {number.of for number in numbers}
+    assert left_out["bandwidth disk_read"].startswith("the file stayed in memory")
+
+
 def test_a_full_disk_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000_000))
     with pytest.raises(disk.DiskError, match="only 1,000,000 bytes are free"):
@@ -605,5 +629,3 @@ def test_an_interrupted_calibration_ends_its_processes(monkeypatch):
         module._operators(True, tick)
     assert started
     assert started[0].poll() is not None
-    started[0].stdout.close()
-    started[0].stderr.close()

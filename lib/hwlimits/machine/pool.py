@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hwlimits.machine.card import LEVELS, Card, CardError, quantity
+from hwlimits.machine.record import LEVELS, Card, CardError, quantity
 
 
 @dataclass(frozen=True)

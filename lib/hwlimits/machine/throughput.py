@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from hwlimits.machine.card import Number
 from hwlimits.machine.processor import Cache
+from hwlimits.machine.record import Number
 
 PRECISIONS = ("fp32", "fp64", "int8")
 ITEM = np.dtype(np.float64)
