@@ -124,12 +124,12 @@ def _private(text: str) -> str:
 
 
 def _rates(cores: int, quick: bool, tick: Tick) -> Found:
-    from hwlimits.machine import throughput
+    from hwlimits.machine.throughput import arithmetic, bandwidth, sample
 
-    peaks, no_instruction = throughput.arithmetic(cores)
-    triads, no_room = throughput.bandwidth(caches(), cores, available_memory_bytes())
+    peaks, no_instruction = arithmetic(cores)
+    triads, no_room = bandwidth(caches(), cores, available_memory_bytes())
     repeats, sample_s = (5, 0.01) if quick else (15, 0.1)
-    numbers, failed = throughput.sample(peaks + triads, repeats=repeats, sample_s=sample_s, tick=tick)
+    numbers, failed = sample(peaks + triads, repeats=repeats, sample_s=sample_s, tick=tick)
     left_out = no_instruction | no_room
     return numbers, left_out | {name: reason(error) for name, error in failed.items()}
 
