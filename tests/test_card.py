@@ -1,6 +1,7 @@
 import contextlib
 import copy
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -12,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hwlimits.machine.card import LEVELS, Card, CardError, Number, cache_folder, card, quantity, stored_path
+from hwlimits.machine.card import Card, CardError, Number, card, stored_path
 from hwlimits.machine.pool import pool
 from hwlimits.machine.provenance import machine, provenance
+from hwlimits.machine.record import LEVELS, cache_folder, quantity
 
-module = sys.modules["hwlimits.machine.card"]
 calibration = "hwlimits.machine.calibrate"
 
 PEAKS = {("fp32", 1): 100e9, ("fp32", 4): 380e9, ("fp64", 1): 50e9, ("int8", 1): 210e9}
@@ -129,13 +130,13 @@ def test_the_roofline_has_the_card_s_numbers():
 @pytest.mark.parametrize(
     ("ask", "said"),
     [
-        (lambda c: c.peak_flops_per_s("bf16"), "has no peak of 'bf16' with 1 threads; it has fp32 with 1 thread, fp32"),
+        (lambda c: c.peak_flops_per_s("bf16"), "has no peak of 'bf16' with threads=1; it has fp32 with 1 thread, fp32"),
         (
             lambda c: c.bandwidth_bytes_per_s("L3"),
-            r"no bandwidth of 'L3' with 1 threads \(bandwidth L3: the arrays did",
+            r"no bandwidth of 'L3' with threads=1 \(bandwidth L3: the arrays did",
         ),
         (lambda c: c.bandwidth_bytes_per_s("L4"), "it has L1 with 1 thread, L2 with 1 thread, DRAM with 1 thread, L1"),
-        (lambda c: c.peak_flops_per_s("fp32", threads=3), "no peak of 'fp32' with 3 threads; it has"),
+        (lambda c: c.peak_flops_per_s("fp32", threads=3), "no peak of 'fp32' with threads=3; it has"),
         (lambda c: c.overhead_s("coffee"), "it has litert_operator with 1 thread, process_start"),
         (lambda c: c.roofline("fp16"), "no peak of 'fp16'"),
     ],
@@ -181,7 +182,7 @@ def test_a_card_names_no_owner(tmp_path):
 def test_an_interrupted_write_leaves_the_old_card(tmp_path, monkeypatch):
     path = tmp_path / "card.json"
     example().write(path)
-    monkeypatch.setattr(module.os, "replace", interrupt)
+    monkeypatch.setattr(os, "replace", interrupt)
     with pytest.raises(KeyboardInterrupt):
         example(scale=2).write(path)
     assert Card.read(path) == example()
@@ -238,6 +239,7 @@ DAMAGED = {
     "unit": (first(unit="GFLOP/s"), "peak fp32: its unit 'GFLOP/s' is not FLOP/s or OP/s"),
     "unit of another quantity": (first(unit="s"), "its unit 's' is not"),
     "quantity": (first(quantity="beauty"), "is not one of peak, bandwidth, overhead"),
+    "n true": (first(n=True), "peak fp32: n is True"),
     "threads": (first(threads=0), "threads 0 and n 9 are at least 1"),
     "n": (first(n=0), "threads 1 and n 0 are at least 1"),
     "busy": (first(busy=2.0), "busy 2.0 is no share"),
@@ -428,6 +430,14 @@ def test_a_pool_s_roofline_is_the_median_of_its_cards(files):
     assert "3 computers" in median.name
     with pytest.raises(CardError, match="none of the 3 cards has a peak of 'bf16'"):
         found.median_roofline("bf16")
+
+
+def test_without_dram_s_bandwidth_there_is_no_roofline():
+    """Else L2 would be the farthest level, and pass for memory."""
+    lacking = Card(tuple(n for n in example().numbers if n.of != "DRAM"), record(), {"bandwidth DRAM": "no memory"})
+    with pytest.raises(CardError, match=r"no bandwidth of 'DRAM' with threads=1 \(bandwidth DRAM: no memory\)"):
+        lacking.roofline("fp32")
+    assert len(pool([example(), lacking]).rooflines("fp32", 1)) == 1
 
 
 def test_a_level_that_one_computer_lacks_is_not_in_the_median():

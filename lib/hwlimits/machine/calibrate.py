@@ -9,6 +9,7 @@ A part that can't be measured here is left out with its reason; the others are k
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -22,9 +23,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from hwlimits.machine import processor
-from hwlimits.machine.card import Card, Number, cache_folder
+from hwlimits.machine.processor import available_memory_bytes, caches, describe, usable_cores
 from hwlimits.machine.provenance import provenance, versions
+from hwlimits.machine.record import Card, Number, cache_folder
 
 Found = tuple[list[Number], dict[str, str]]  # what was measured; what was left out, and why
 Tick = Callable[[str], None]  # told what is being measured now
@@ -48,7 +49,7 @@ def calibrate(quick: bool = False, progress: bool = True) -> Card:
     Never fails for one part: what can't be measured is in `left_out`, with the reason.
     """
     record = provenance(f"hwlimits calibrate{' --quick' if quick else ''}")  # before the work: what is going to do it
-    record["machine"] |= processor.describe()
+    record["machine"] |= describe()
     record["versions"] |= versions(("numba", "llvmlite"))
     numbers, left_out = run(parts(quick), progress)
     return Card(tuple(numbers), record, left_out)
@@ -56,10 +57,10 @@ def calibrate(quick: bool = False, progress: bool = True) -> Card:
 
 def parts(quick: bool = False) -> list[Part]:
     """What a calibration measures, in order."""
-    cores = processor.usable_cores()
+    cores = usable_cores()
     processes = ("overhead process_start", "overhead numba_import", "overhead tensorflow_import")
     return [
-        Part(("peak", "bandwidth"), 8 if quick else 25, lambda tick: _rates(cores, quick, tick)),
+        Part(("peak", "bandwidth"), 8 if quick else 32, lambda tick: _rates(cores, quick, tick)),
         Part(("overhead litert", "overhead tensorflow"), 4 if quick else 6, lambda tick: _operators(quick, tick)),
         Part(("bandwidth disk",), 1 if quick else 6, lambda tick: _disk(quick, tick)),
         Part(("overhead loopback", "bandwidth loopback"), 1 if quick else 3, lambda tick: _loopback(quick, tick)),
@@ -123,29 +124,28 @@ def _private(text: str) -> str:
 
 
 def _rates(cores: int, quick: bool, tick: Tick) -> Found:
-    from hwlimits.machine import throughput
+    from hwlimits.machine.throughput import arithmetic, bandwidth, sample
 
-    triads, left_out = throughput.bandwidth(processor.caches(), cores, processor.available_memory_bytes())
-    probes = throughput.arithmetic(cores) + triads
-    numbers, failed = throughput.sample(probes, repeats=5 if quick else 15, sample_s=0.01 if quick else 0.06, tick=tick)
+    peaks, no_instruction = arithmetic(cores)
+    triads, no_room = bandwidth(caches(), cores, available_memory_bytes())
+    repeats, sample_s = (5, 0.01) if quick else (15, 0.1)
+    numbers, failed = sample(peaks + triads, repeats=repeats, sample_s=sample_s, tick=tick)
+    left_out = no_instruction | no_room
     return numbers, left_out | {name: reason(error) for name, error in failed.items()}
 
 
 def _operators(quick: bool, tick: Tick) -> Found:
     """Run `hwlimits.training.overhead`: TensorFlow is loaded there and not here."""
     command = [sys.executable, "-m", "hwlimits.training.overhead", *(["--quick"] if quick else [])]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        while True:
-            tick("LiteRT and TensorFlow operators")
-            try:
-                said, complaint = child.communicate(timeout=0.3)
-                break
-            except subprocess.TimeoutExpired:
-                continue
-    finally:
-        child.kill()
-        child.wait()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        said = None
+        try:
+            while said is None:
+                tick("LiteRT and TensorFlow operators")
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    said, complaint = child.communicate(timeout=0.3)
+        finally:
+            child.kill()
     if child.returncode:
         raise RuntimeError(" ".join(complaint.strip().splitlines()[-1:]) or f"it ended with status {child.returncode}")
     found = json.loads(said.splitlines()[-1])

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from hwlimits.machine.card import Number
+from hwlimits.machine.record import Number
 
 BLOCK_BYTES = 2**23
 SHARE_OF_FREE = 0.1  # of the space that is free, at most

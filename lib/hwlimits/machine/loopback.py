@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from hwlimits.machine.card import Number
+from hwlimits.machine.record import Number
 
 TIMEOUT_S = 20
 CHUNK_BYTES = 2**20

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hwlimits.machine.card import LEVELS, Card, CardError, quantity
+from hwlimits.machine.record import LEVELS, Card, CardError, quantity
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,10 @@ class Pool:
     refused: dict[str, str]
 
     def rooflines(self, precision: str = "fp32", threads: int | str = "all") -> list:
-        """One roofline a card, in the pool's order; cards without this peak are left out."""
+        """One roofline a card, in the pool's order; cards without this peak or DRAM's bandwidth are left out."""
         found = []
         for name, card in self.cards.items():
-            if _value(card, "peak", precision, threads) is not None:
+            if None not in (_value(card, "peak", precision, threads), _value(card, "bandwidth", "DRAM", threads)):
                 roofline = card.roofline(precision, threads)
                 found.append(type(roofline)(f"{name}: {roofline.name}", roofline.peak_flops_per_s, roofline.bandwidths))
         return found
@@ -40,7 +40,7 @@ class Pool:
 
         each = self.rooflines(precision, threads)
         if not each:
-            raise CardError(f"none of the {len(self.cards)} cards has a peak of {precision!r}")
+            raise CardError(f"none of the {len(self.cards)} cards has a peak of {precision!r} and DRAM's bandwidth")
         common = [level for level in LEVELS if all(level in one.bandwidths for one in each)]
         bandwidths = {level: float(np.median([one.bandwidths[level] for one in each])) for level in common}
         peak = float(np.median([one.peak_flops_per_s for one in each]))

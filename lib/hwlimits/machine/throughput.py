@@ -18,9 +18,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from hwlimits.machine.card import Number
 from hwlimits.machine.processor import Cache
+from hwlimits.machine.record import Number
 
+PRECISIONS = ("fp32", "fp64", "int8")
 ITEM = np.dtype(np.float64)
 LINE_BYTES, PAGE_BYTES = 64, 4096
 SMALLEST_DRAM_BYTES = 2**28  # where caches are small or the system does not tell them
@@ -117,8 +118,8 @@ def _rounds_for(probe: Probe, sample_s: float, clock) -> int:
         rounds = max(rounds + 1, int(rounds * min(10, 1.2 * sample_s / max(elapsed_s, 1e-9))))
 
 
-def arithmetic(cores: int) -> list[Probe]:
-    """Probes of the peak rate of each precision, with one thread and with one a core."""
+def arithmetic(cores: int) -> tuple[list[Probe], dict[str, str]]:
+    """Probes of the peak rate of each precision, with one thread and with one a core; what is left out, why."""
     from hwlimits.kernels import peak  # numba, not before it is needed
 
     def work(precision: str) -> Callable[[int], int]:
@@ -130,7 +131,8 @@ def arithmetic(cores: int) -> list[Probe]:
         for threads in sorted({1, cores}):
             how = f"Multiply-adds in vector registers, two operations each, {_on(threads)}."
             probes.append(Probe("peak", precision, unit, how, [work(precision)] * threads))
-    return probes
+    missing = [precision for precision in PRECISIONS if precision not in peak.PRECISIONS]
+    return probes, {f"peak {p}": "this processor has no instruction for it that the kernels know" for p in missing}
 
 
 def _on(threads: int) -> str:
@@ -207,7 +209,7 @@ def _triad_work(n: int) -> Callable[[int], int]:
         if not arrays:
             arrays.extend(aligned(n, 3))
         a, b, out = arrays
-        stream._triad(a, b, 3.0, out, rounds)
+        stream.LOOPS["triad"](a, b, 3.0, out, rounds)
         return 3 * a.nbytes * rounds
 
     return work

@@ -24,7 +24,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-from hwlimits.machine.card import Number
+from hwlimits.machine.record import Number
 from hwlimits.training.stderr import caught_stderr
 
 CHANNELS = 8
