@@ -108,17 +108,16 @@ def roofline(rooflines, points: Iterable[tuple[str, float, float]] = ()) -> tupl
     axes.set(xlim=(low, high), ylim=(min([lowest, *(y for _, _, y in points)]) / 2, tallest * 4))
     axes.yaxis.set_major_formatter(lambda value, _: _si(value, "FLOP/s"))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.legend(loc="lower right", fontsize=8)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=8)
     _place_labels(figure, axes, points)
     return figure, "Roofline, performance over arithmetic intensity. " + " ".join(sentences)
 
 
 def _place_labels(figure: Figure, axes, points) -> None:
-    """Write each label near its point where it covers neither another label, nor a point, nor the legend."""
+    """Write each label near its point where it covers neither another label nor a point."""
     figure.canvas.draw()  # only then is it known how large a text is
     at = [tuple(axes.transData.transform((x, y))) for _, x, y in points]
-    taken = [axes.get_legend().get_window_extent()] if axes.get_legend() else []
-    taken += [text.get_window_extent() for text in axes.texts]
+    taken = [text.get_window_extent() for text in axes.texts]
     taken += [mpl.transforms.Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in at]
     inside = axes.get_window_extent()
     scale = 72 / figure.dpi  # pixels to points, the unit of an annotation's offset

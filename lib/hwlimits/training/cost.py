@@ -85,7 +85,8 @@ def _input_specs(model, batch: int, input_shapes):
         if len(given) != len(inputs):
             raise CountError(f"model {model.name!r} has {len(inputs)} inputs; input_shapes has {len(given)} shapes")
     specs = [_spec(model, *each, batch) for each in zip(names, inputs, given, strict=True)]
-    return tf.nest.pack_sequence_as(model.input, specs)
+    structure = getattr(model, "input", None)  # a Sequential of Keras 3 that was never called has none
+    return specs[0] if structure is None else tf.nest.pack_sequence_as(structure, specs)
 
 
 def _listed(shapes) -> list[tuple]:

@@ -77,6 +77,8 @@ def cost_of(call: LayerCall) -> Cost | None:
     translate = FORMULAS.get(type(layer).__name__)
     if package not in ("tf_keras", "keras", "tensorflow_model_optimization") or not translate:
         return None
+    if not hasattr(layer, "weights"):  # an operation of Keras 3 that has the name of a layer
+        return None
     if any(None in (t.shape if t.shape.rank is not None else [None]) for t in [*call.inputs, *call.outputs]):
         return None
     try:
@@ -94,10 +96,10 @@ def cost_of(call: LayerCall) -> Cost | None:
 
 
 def unwrapped(layer) -> tuple[Any, bool]:
-    """The layer within a wrapper that is for training alone, and whether there was one."""
-    if type(layer).__name__ in TRAINING_WRAPPERS and type(layer).__module__.startswith("tensorflow_model_optimization"):
-        return layer.layer, True
-    return layer, False
+    """The layer that tfmot has made ready for training, and whether it has: what it added is not counted."""
+    if not type(layer).__module__.startswith("tensorflow_model_optimization"):
+        return layer, False
+    return (layer.layer if type(layer).__name__ in TRAINING_WRAPPERS else layer), True
 
 
 def formula(*class_names: str):
