@@ -10,6 +10,7 @@ from hwlimits.training.evaluate import (
     accuracy_interval,
     before_after,
     check_export,
+    file_record,
     latency_record,
     mcnemar,
     paired,
@@ -138,3 +139,19 @@ def test_latency_needs_a_whole_batch(compressed):
     content = compressed[1]["dense"].content
     with pytest.raises(ValueError, match="3 images, a batch needs 128"):
         latency_record(content, content, np.zeros((3, 28, 28), np.uint8))
+
+
+# conv1 maps 28x28x1 to 26x26x32 by 3x3, conv2 13x13x32 to 11x11x64, dense1 5*5*64 = 1,600 to 64, dense2 64 to 10;
+# each weight of a convolution is used at each place of its output image
+PLACES = [26 * 26, 11 * 11, 1, 1]
+MACS = 26 * 26 * 32 * 3 * 3 * 1 + 11 * 11 * 64 * 3 * 3 * 32 + 1600 * 64 + 64 * 10
+
+
+@pytest.mark.parametrize("stage", ["dense", "pruned", "quantized"])
+def test_macs_are_those_counted_by_hand_and_effective_macs_leave_out_the_zeros(compressed, tiny, stage):
+    file = compressed[1][stage]
+    record = file_record(file.content, tiny, tiny.y_test)
+    assert record["macs"] == MACS
+    nonzero = [sum(1 for w in layer.weights.ravel().tolist() if w) for layer in file.layers]
+    assert record["effective_macs"] == sum(p * n for p, n in zip(PLACES, nonzero, strict=True))
+    assert (record["effective_macs"] < MACS / 2) == (stage != "dense")

@@ -11,15 +11,10 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from hwlimits.training import evaluate, litert
 from hwlimits.training.litert import LiteRTError, LiteRTFile, run_micro, to_input
 
-# conv1 maps 28x28x1 to 26x26x32 by 3x3, conv2 13x13x32 to 11x11x64, dense1 5*5*64 = 1,600 to 64, dense2 64 to 10
-MACS = [26 * 26 * 32 * 3 * 3 * 1, 11 * 11 * 64 * 3 * 3 * 32, 1600 * 64, 64 * 10]
-
 
 @pytest.mark.parametrize("stage", ["dense", "pruned", "quantized"])
-def test_macs_are_those_counted_by_hand(compressed, stage):
-    file = compressed[1][stage]
-    assert [layer.macs for layer in file.layers] == MACS
-    assert [layer.op for layer in file.layers] == ["CONV_2D", "CONV_2D", "FULLY_CONNECTED", "FULLY_CONNECTED"]
+def test_the_layers_with_weights_in_order(compressed, stage):
+    assert [layer.op for layer in compressed[1][stage].layers] == ["CONV_2D"] * 2 + ["FULLY_CONNECTED"] * 2
 
 
 @pytest.mark.parametrize("stage", ["dense", "pruned"])
@@ -38,16 +33,6 @@ def test_the_zeros_of_pruning_are_in_the_int8_file(compressed):
     assert dense1 >= 0.9
     assert conv1 < 0.2
     assert dense2 < 0.2
-
-
-def test_effective_macs_leave_out_the_zeros(compressed):
-    for layer in compressed[1]["quantized"].layers:
-        places = layer.macs // layer.weights.size
-        assert layer.effective_macs == places * sum(1 for w in layer.weights.ravel().tolist() if w)
-
-
-def test_what_is_not_counted_is_listed(compressed):
-    assert compressed[1]["dense"].not_counted == ["MAX_POOL_2D", "MAX_POOL_2D", "RESHAPE", "SOFTMAX"]
 
 
 def test_int8_is_in_every_heavy_tensor_and_only_there(compressed):

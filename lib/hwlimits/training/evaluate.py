@@ -19,6 +19,7 @@ from hwlimits.machine.memory import peak_bytes
 from hwlimits.machine.timing import compare
 from hwlimits.training.litert import LiteRTFile, micro_runtime, run_micro
 from hwlimits.training.mnist import ImageSet
+from hwlimits.training.operators import operators
 
 THREADS = 1
 BATCHES = (1, 128)
@@ -84,6 +85,9 @@ def file_record(content: bytes, mnist: ImageSet, predicted: np.ndarray) -> dict:
     labels = mnist.y_test
     right = predicted == labels
     low, high = accuracy_interval(int(right.sum()), len(labels))
+    macs = {operator.name: operator.cost.macs for operator in operators(file)}
+    # a weight works as often as any other of its layer, at each place of the image once
+    effective = sum(macs[x.name] * int(np.count_nonzero(x.weights)) // x.weights.size for x in file.layers)
     wrong = np.flatnonzero(~right)
     return {
         "dataset": mnist.source,
@@ -98,8 +102,8 @@ def file_record(content: bytes, mnist: ImageSet, predicted: np.ndarray) -> dict:
         "raw_bytes": file.raw_bytes,
         "deflated_bytes": file.deflated_bytes,
         "entropy_bytes": round(file.entropy_bytes, 1),
-        "macs": sum(layer.macs for layer in file.layers),
-        "effective_macs": sum(layer.effective_macs for layer in file.layers),
+        "macs": sum(macs.values()),
+        "effective_macs": effective,
         "int8_weights": file.int8_weights,
     }
 

@@ -31,18 +31,12 @@ _DTYPES = {
 
 @dataclass(frozen=True)
 class HeavyLayer:
-    """A convolution or dense layer of a file: `weights` (outputs, ...), its bias, its work.
-
-    macs            multiply-accumulates for one image
-    effective_macs  those whose weight is not zero
-    """
+    """A convolution or dense layer of a file: `weights` (outputs, ...) and its bias."""
 
     name: str
     op: str
     weights: np.ndarray
     bias: np.ndarray
-    macs: int
-    effective_macs: int
 
 
 class LiteRTFile:
@@ -111,11 +105,6 @@ class LiteRTFile:
         """The layers that hold the weights, in order of execution."""
         return [self._layer(op) for op in self._ops if self._op_name(op) in _HEAVY]
 
-    @property
-    def not_counted(self) -> list[str]:
-        """Operators of the file that `macs` leaves out, by name."""
-        return [name for name in map(self._op_name, self._ops) if name not in _HEAVY]
-
     @cached_property
     def _model(self):
         return parse(self.content)
@@ -138,13 +127,8 @@ class LiteRTFile:
         weights = self._constant(op.inputs[1])
         has_bias = len(op.inputs) > 2 and op.inputs[2] >= 0
         bias = self._constant(op.inputs[2]) if has_bias else np.empty(0, np.int32)
-        output = self._model.subgraphs[0].tensors[op.outputs[0]]
-        # each weight is used once at each place of the output image; a dense layer has one place
-        places = int(np.prod(output.shape[1:-1]))
-        name = output.name.decode()
-        return HeavyLayer(
-            name, self._op_name(op), weights, bias, places * weights.size, places * int(np.count_nonzero(weights))
-        )
+        name = self._model.subgraphs[0].tensors[op.outputs[0]].name.decode()
+        return HeavyLayer(name, self._op_name(op), weights, bias)
 
     def interpreter(self, batch: int | None = 1, *, threads: int = 1, reference: bool = False) -> Interpreter:
         """A LiteRT interpreter for `batch` examples, or, with None, for as many as the file says.
