@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hwlimits.data import cache_folder
 from hwlimits.machine.card import Card, CardError, Number, card, stored_path
 from hwlimits.machine.pool import pool
 from hwlimits.machine.provenance import machine, provenance
-from hwlimits.machine.record import LEVELS, cache_folder, quantity
+from hwlimits.machine.record import LEVELS, quantity
 
 calibration = "hwlimits.machine.calibrate"
 
@@ -369,11 +370,10 @@ def test_a_card_that_can_t_be_stored_is_used(tmp_path, monkeypatch, calibrations
 
 
 def test_the_folders_are_the_course_s(monkeypatch):
-    from hwlimits.training import mnist
-
-    for value in ("", "/somewhere/else", "~/cache"):
-        monkeypatch.setenv("HWLIMITS_CACHE", value)
-        assert cache_folder() == mnist.cache_folder()
+    monkeypatch.delenv("HWLIMITS_CARD", raising=False)
+    monkeypatch.setenv("HWLIMITS_CACHE", "~/cache")
+    assert cache_folder() == Path.home() / "cache"
+    assert stored_path() == Path.home() / "cache" / "machine-card.json"
     monkeypatch.setenv("HWLIMITS_CARD", "~/card.json")
     assert stored_path() == Path.home() / "card.json"
 

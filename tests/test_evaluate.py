@@ -1,5 +1,6 @@
 """The statistics and the verdicts; what is read from files is in test_litert.py."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -150,7 +151,8 @@ MACS = 26 * 26 * 32 * 3 * 3 * 1 + 11 * 11 * 64 * 3 * 3 * 32 + 1600 * 64 + 64 * 1
 @pytest.mark.parametrize("stage", ["dense", "pruned", "quantized"])
 def test_macs_are_those_counted_by_hand_and_effective_macs_leave_out_the_zeros(compressed, tiny, stage):
     file = compressed[1][stage]
-    record = file_record(file.content, tiny, tiny.y_test)
+    every_digit = dataclasses.replace(tiny, y_test=np.arange(10))
+    record = file_record(file.content, every_digit, every_digit.y_test)
     assert record["macs"] == MACS
     nonzero = [sum(1 for w in layer.weights.ravel().tolist() if w) for layer in file.layers]
     assert record["effective_macs"] == sum(p * n for p, n in zip(PLACES, nonzero, strict=True))

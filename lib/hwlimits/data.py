@@ -1,5 +1,6 @@
-"""Where the files of data/ are: beside the source in a checkout, inside the package in a wheel."""
+"""Where the files of data/ are (beside the source in a checkout, inside the package in a wheel), and where the cache is."""
 
+import os
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -21,3 +22,10 @@ def path(name: str) -> Path:
         f"hwlimits has no data file {name!r}: looked in {' and '.join(map(str, folders))}. "
         "A stored result is made by its `make results-...` command; `make help` lists them."
     )
+
+
+def cache_folder() -> Path:
+    """The folder for what can be made again, downloads and machine cards: HWLIMITS_CACHE, or the system's usual place."""
+    import pooch  # not at the top: it takes a tenth of a second
+
+    return Path(os.path.expanduser(os.environ.get("HWLIMITS_CACHE") or pooch.os_cache("hwlimits")))

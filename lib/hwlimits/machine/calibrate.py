@@ -23,9 +23,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from hwlimits.data import cache_folder
 from hwlimits.machine.processor import available_memory_bytes, caches, describe, usable_cores
-from hwlimits.machine.provenance import provenance, versions
-from hwlimits.machine.record import Card, Number, cache_folder
+from hwlimits.machine.provenance import provenance
+from hwlimits.machine.record import Card, Number
 
 Found = tuple[list[Number], dict[str, str]]  # what was measured; what was left out, and why
 Tick = Callable[[str], None]  # told what is being measured now
@@ -50,7 +51,6 @@ def calibrate(quick: bool = False, progress: bool = True) -> Card:
     """
     record = provenance(f"hwlimits calibrate{' --quick' if quick else ''}")  # before the work: what is going to do it
     record["machine"] |= describe()
-    record["versions"] |= versions(("numba", "llvmlite"))
     numbers, left_out = run(parts(quick), progress)
     return Card(tuple(numbers), record, left_out)
 

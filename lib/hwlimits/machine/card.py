@@ -12,7 +12,8 @@ import os
 import sys
 from pathlib import Path
 
-from hwlimits.machine.record import Card, CardError, Number, cache_folder
+from hwlimits.data import cache_folder
+from hwlimits.machine.record import Card, CardError, Number
 
 __all__ = ["Card", "CardError", "Number", "card", "stored_path"]
 

@@ -229,13 +229,6 @@ class Card:
         return self.table()
 
 
-def cache_folder() -> Path:
-    """The folder for what can be made again: HWLIMITS_CACHE, or the system's usual place."""
-    import pooch  # not at the top: it takes a tenth of a second
-
-    return Path(os.path.expanduser(os.environ.get("HWLIMITS_CACHE") or pooch.os_cache("hwlimits")))
-
-
 def quantity(value: float, unit: str) -> str:
     """A value with the prefix that suits it (decimal: GB is 1e9 B).
 

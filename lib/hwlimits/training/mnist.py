@@ -109,7 +109,7 @@ def load(source: str = "best") -> ImageSet:
         return _sample()
     if named := os.environ.get("HWLIMITS_MNIST"):
         return _named(named)
-    found = _from_cache_or_download(cache_folder() / "mnist.npz")
+    found = _from_cache_or_download(data.cache_folder() / "mnist.npz")
     if found:
         return found
     if source == "mnist":
@@ -118,11 +118,6 @@ def load(source: str = "best") -> ImageSet:
         )
     print("MNIST: using the 5,000 images that come with the course (source: mnist-5k)")
     return _sample()
-
-
-def cache_folder() -> Path:
-    """Where downloads are kept: HWLIMITS_CACHE, or the system's usual place."""
-    return Path(os.path.expanduser(os.environ.get("HWLIMITS_CACHE") or pooch.os_cache("hwlimits")))
 
 
 def _named(name: str) -> ImageSet:
