@@ -1,4 +1,4 @@
-"""Where the files of data/ are (beside the source in a checkout, inside the package in a wheel), and where the cache is."""
+"""Where files are: those of data/, beside the source in a checkout or inside the package in a wheel; and the cache."""
 
 import os
 from pathlib import Path
@@ -25,7 +25,7 @@ def path(name: str) -> Path:
 
 
 def cache_folder() -> Path:
-    """The folder for what can be made again, downloads and machine cards: HWLIMITS_CACHE, or the system's usual place."""
+    """The folder for what can be made again (downloads, machine cards): HWLIMITS_CACHE, or the system's usual place."""
     import pooch  # not at the top: it takes a tenth of a second
 
     return Path(os.path.expanduser(os.environ.get("HWLIMITS_CACHE") or pooch.os_cache("hwlimits")))

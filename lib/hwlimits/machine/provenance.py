@@ -13,7 +13,8 @@ from pathlib import Path
 import psutil
 
 PACKAGES = (
-    "hwlimits", "numpy", "numba", "llvmlite", "tensorflow", "tf-keras", "tensorflow-model-optimization", "ai-edge-litert", "tflite-micro"
+    "hwlimits", "numpy", "numba", "llvmlite",
+    "tensorflow", "tf-keras", "tensorflow-model-optimization", "ai-edge-litert", "tflite-micro",
 )  # fmt: skip
 
 
