@@ -37,7 +37,7 @@ test: $(INSTALLED)  ## every check: style, library, doctests, notebooks
 	$(RUN) -m pytest -q tests/notebooks/after_nbval.py
 
 lab: $(INSTALLED)  ## open JupyterLab on the course
-	$(RUN) -m jupyter lab $(LAB_OPTIONS) chapters/08_case_study.ipynb
+	$(RUN) -m jupyter lab $(LAB_OPTIONS) chapters/00_start_here.ipynb
 
 execute: $(INSTALLED)  ## run the chapters and keep their outputs (after editing chapters/text/)
 	set -e; for text in chapters/text/*.md; do \
