@@ -43,8 +43,8 @@ def without_formulas(monkeypatch):
 
 
 # name: (layer of keras.layers `L`, shapes of its inputs, what its TensorFlow operations must agree on)
-ALL, MACS, NOTHING = ("macs", "other_flops", "bytes_read", "bytes_written"), ("macs",), ()
-SAME, FLOPS = {"padding": "same"}, ("macs", "other_flops")
+ALL, FLOPS = ("macs", "other_flops", "bytes_read", "bytes_written"), ("macs", "other_flops")
+SAME = {"padding": "same"}
 LAYERS = {
     "conv 1-D": (lambda L: L.Conv1D(7, 3, strides=2), [LINE], ALL),
     "conv 2-D": (lambda L: L.Conv2D(12, (3, 2), strides=2, activation="relu"), [IMAGE], ALL),
@@ -81,13 +81,9 @@ LAYERS = {
     "gru, reset before": (lambda L: L.GRU(5, reset_after=False, unroll=True), [(7, 6)], FLOPS),
     "gru, no bias": (lambda L: L.GRU(5, use_bias=False, activation="relu", unroll=True), [(7, 6)], FLOPS),
     "simple rnn": (lambda L: L.SimpleRNN(5, return_sequences=True, unroll=True), [(7, 6)], FLOPS),
-    "batch norm": (lambda L: L.BatchNormalization(scale=False), [IMAGE], NOTHING),
-    "layer norm": (lambda L: L.LayerNormalization(), [IMAGE], NOTHING),
-    "group norm": (lambda L: L.GroupNormalization(groups=3), [IMAGE], NOTHING),
     "unit norm": (lambda L: L.UnitNormalization(), [IMAGE], ALL),
     "relu layer": (lambda L: L.ReLU(max_value=6.0), [IMAGE], ALL),
     "leaky relu": (lambda L: L.LeakyReLU(), [IMAGE], ALL),
-    "prelu": (lambda L: L.PReLU(shared_axes=[1, 2]), [IMAGE], NOTHING),
     "elu layer": (lambda L: L.ELU(), [IMAGE], ALL),
     "softmax layer": (lambda L: L.Softmax(), [IMAGE], ALL),
     "add": (lambda L: L.Add(), [IMAGE] * 3, ALL),
@@ -176,6 +172,11 @@ BY_HAND = {
     "additive attention": (
         lambda L: L.AdditiveAttention(), [(5, 6), (7, 6)], 5 * 7 * (6 + 6), 5 * 7 * (6 * (1 + 5) + 5)
     ),
+    "layer norm": (lambda L: L.LayerNormalization(), [IMAGE], 0, 9 * 11 * (8 * 6 + 3)),
+    "group norm": (lambda L: L.GroupNormalization(groups=3), [IMAGE], 0, 8 * 9 * 11 * 6 + 3 * 3),
+    "instance norm": (lambda L: L.GroupNormalization(groups=-1), [IMAGE], 0, 8 * 9 * 11 * 6 + 6 * 3),
+    "batch norm": (lambda L: L.BatchNormalization(scale=False), [IMAGE], 0, 2 * 9 * 11 * 6),
+    "prelu, shared": (lambda L: L.PReLU(shared_axes=[1, 2]), [IMAGE], 0, 2 * 9 * 11 * 6),
     "layer norm, two axes": (
         lambda L: L.LayerNormalization(axis=[1, 2], center=False), [IMAGE], 0, 9 * 11 * 6 * 7 + 6 * 3
     ),
@@ -254,6 +255,9 @@ ATTENTION = {
         lambda L, x, m: L.MultiHeadAttention(2, 3, output_shape=(9,), use_bias=False)(query=x, value=x),
         (6, 8, 2, 3), {"output_features": 9, "bias": False},
     ),
+    "output_shape, a number": (
+        lambda L, x, m: L.MultiHeadAttention(2, 3, output_shape=9)(x, x), (6, 8, 2, 3), {"output_features": 9}
+    ),
     "key given": (
         lambda L, x, m: L.MultiHeadAttention(2, 3)(x, m, key=m), (6, 8, 2, 3), {"keys": 4, "value_features": 5}
     ),
@@ -275,6 +279,14 @@ def test_multi_head_attention(package, name, without_formulas):
     elsewhere = 2 * 2 * 6 * (keys - 3) if package == "keras 3" else 0
     assert found.total.other_flops == by_operations.other_flops - elsewhere
     assert found.total.parameters == model.count_params()
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_attention_with_three_tensors_reads_each_once(package):
+    k = PACKAGES[package]
+    x, value, key = k.Input((6, 8)), k.Input((4, 5)), k.Input((4, 7))
+    found = cost(k.Model([x, value, key], k.layers.MultiHeadAttention(2, 3)(x, value, key=key)))
+    assert found.total == compute.attention(6, 8, 2, 3, keys=4, value_features=5, key_features=7)
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -437,6 +449,14 @@ def test_states_that_come_in_and_go_out_are_moved(package):
     assert second.cost.bytes_read == plain.bytes_read + 4 * 2 * 2 * 5
 
 
+@pytest.mark.parametrize("package", PACKAGES)
+def test_nothing_moves_between_stacked_cells(package):
+    k = PACKAGES[package]
+    found = cost(around(k.layers.RNN([k.layers.GRUCell(4), k.layers.LSTMCell(5)]), (7, 6), package=k), batch=2).total
+    assert found.bytes_read == 4 * (2 * 7 * 6 + found.parameters)
+    assert found.bytes_written == 4 * 2 * 5
+
+
 def test_mathematics_between_layers_is_counted_by_its_operations():
     x, y = keras.Input((4, 6)), keras.Input((5, 6))
     scores = tf.matmul(x, y, transpose_b=True) / 2.0
@@ -525,6 +545,20 @@ def test_a_loop_of_one_s_own_is_not_counted_in_silence(package):
     ((name, reason),) = found.not_counted.items()
     assert name == "loop"
     assert "a loop" in reason
+
+
+def test_a_loop_over_integers_and_tables_are_named_too():
+    class Counts(keras.layers.Layer):
+        def call(self, x):
+            times = tf.while_loop(lambda i: i < tf.shape(x)[0], lambda i: i + 1, [0])[0]
+            return x[:, : times * 0 + 3]
+
+    (reason,) = cost(around(Counts(name="counts"), (6,))).not_counted.values()
+    assert "While" in reason
+    for layer, dtype in ((keras.layers.StringLookup(vocabulary=["a", "b"]), "string"),
+                         (keras.layers.IntegerLookup(vocabulary=[3, 4]), "int64")):  # fmt: skip
+        (reason,) = cost(around(layer, (6,), dtype=dtype)).not_counted.values()
+        assert "LookupTableFind" in reason
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -635,6 +669,13 @@ def test_a_batch_that_is_built_in_can_t_be_changed(package):
     model = k.Model(x, k.layers.Dense(2)(x), name="fixed")
     assert cost(model, batch=4).total.macs == 4 * 12
     with pytest.raises(CountError, match=r"input 'x' of model 'fixed' was built for a batch of 4 alone: .*batch=4"):
+        cost(model)
+
+
+def test_keras_3_on_another_backend_is_refused(monkeypatch):
+    model = around(keras3.layers.Dense(2), (6,), package=keras3)
+    monkeypatch.setattr(keras3.config, "backend", lambda: "jax")
+    with pytest.raises(CountError, match="is one of Keras 3 on jax; .* KERAS_BACKEND=tensorflow"):
         cost(model)
 
 

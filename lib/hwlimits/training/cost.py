@@ -10,6 +10,7 @@ and for Keras 3 on TensorFlow; nested, shared and subclassed models, too.
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -44,7 +45,7 @@ def cost(model, batch: int = 1, dtype: str = "float32", *, input_shapes=None) ->
     within are 'outer/inner'. A wrapper of tfmot counts as the layer it wraps. Masks are not counted.
 
     Raises CountError where the model has no input shape, leaves a length open or was built for
-    another batch, and for an unknown dtype.
+    another batch, for an unknown dtype, and for Keras 3 on another backend than TensorFlow.
 
     >>> from hwlimits.training.models import article_cnn
     >>> cost(article_cnn()).total.macs
@@ -55,6 +56,13 @@ def cost(model, batch: int = 1, dtype: str = "float32", *, input_shapes=None) ->
         raise CountError(f"batch={batch}: a batch has at least one example")
     if not _doors(model):
         raise CountError(f"cost() counts models of tf_keras and Keras 3; this is a {type(model).__name__}")
+    if any(door.__module__.startswith("keras.") for door in _doors(model)):
+        backend = sys.modules["keras"].config.backend()
+        if backend != "tensorflow":
+            raise CountError(
+                f"model {model.name!r} is one of Keras 3 on {backend}; cost() traces TensorFlow: start Python with "
+                "KERAS_BACKEND=tensorflow"
+            )
     count = _Count(dtype)
     count.walk(_trace(model, _input_specs(model, batch, input_shapes)))
     return ModelCost(model.name, tuple(count.rows), count.not_counted, batch, dtype)

@@ -61,7 +61,7 @@ def cost_of(operations: Sequence, outputs: Iterable, dtype: str) -> tuple[Cost, 
     out is written once, what passes from one operation to the next moves nothing.
     """
     own = {operation.name for operation in operations}
-    working = {op.name: op for op in operations if op.type not in VIEW | SOURCE and _on_numbers(op)}
+    working = {op.name: op for op in operations if op.type not in VIEW | SOURCE and _works(op)}
     macs = flops = 0
     unknown = set()
     for operation in working.values():
@@ -130,11 +130,12 @@ def _count(operation) -> tuple[int, int]:
     raise NoCount(kind)
 
 
-def _on_numbers(operation) -> bool:
-    """True if floating-point numbers (or a table of them) go in or come out."""
+def _works(operation) -> bool:
+    """True if there is work in it that must be counted or named: floating-point numbers, text, tables, loops."""
     tensors = [*operation.inputs, *operation.outputs]
-    # a control flow, or a function called: whatever is inside, it is not to be passed over in silence
-    return any(t.dtype.is_floating for t in tensors) or "While" in operation.type
+    if any(tensor.dtype.is_floating or tensor.dtype.name == "string" for tensor in tensors):
+        return True
+    return "While" in operation.type or "LookupTable" in operation.type
 
 
 def _is_scalar_constant(tensor) -> bool:
