@@ -7,7 +7,8 @@ import statistics
 import subprocess
 import sys
 import tomllib
-from dataclasses import asdict, replace
+from collections import Counter
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def place(tmp_path, monkeypatch):
     """Where this computer's card would be: nowhere yet. What a command sets in the environment is taken back."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     monkeypatch.setenv("HWLIMITS_CACHE", str(tmp_path / "cache"))
-    for name in ("HWLIMITS_CARD", "HWLIMITS_MNIST", "COLUMNS", "FORCE_COLOR"):
+    for name in ("HWLIMITS_CARD", "HWLIMITS_MNIST", "COLUMNS", "FORCE_COLOR", "PYTHONUNBUFFERED"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path / "cache" / "machine-card.json"
 
@@ -301,6 +302,10 @@ def test_cost_of_a_litert_file(chain, place):
     assert [(x["kind"], x["macs"]) for x in found["layers"]] == [("CONV_2D", 8 * 8)] * 3
     assert found["dtype"] == "float32"
     assert found["total"]["overhead_s"] == pytest.approx(1e-6 + 3 * 1e-7)
+    for lacking, expected in (("litert_operator", 1e-6), ("litert_invoke", None)):
+        card = planted_card()
+        replace(card, numbers=tuple(n for n in card.numbers if n.of != lacking)).write(place)
+        assert result("cost", chain)["total"]["overhead_s"] == expected, "the call alone, or nothing"
     assert "--dtype out" in refused("cost", chain, "--dtype", "int8")
     assert "--length out" in refused("cost", chain, "--length", 3)
 
@@ -418,15 +423,21 @@ def test_one_device_with_units_and_sources():
     assert result("devices", "pcie-4-x16") == result("devices", "pcie-4-x16", "--links")
 
 
+def words(text: str) -> Counter:
+    """Runs of letters and digits; a long word may be broken after a hyphen or a slash, but not elsewhere."""
+    return Counter(re.findall(r"\w+", text))
+
+
 def test_every_entry_can_be_shown_in_80_columns(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
-    shown = [run("devices"), run("devices", "--links")]
-    shown += [run("devices", name) for name in [*REGISTRY["devices"], *REGISTRY["links"]]]
-    for done in shown:
+    commands = [[], ["--links"], *([name] for name in [*REGISTRY["devices"], *REGISTRY["links"]])]
+    narrow = [run("devices", *command) for command in commands]
+    monkeypatch.setenv("COLUMNS", "300")
+    for command, done in zip(commands, narrow, strict=True):
         assert done.exit_code == 0
         too_long = [line for line in done.stdout.splitlines() if len(line) > 80 and not line.startswith("[")]
         assert too_long == []
-        assert "…" not in done.stdout, "no number is cut off"
+        assert words(done.stdout) == words(run("devices", *command).stdout), "nothing is cut off"
 
 
 def test_unknown_devices_and_kinds_are_one_sentence():
@@ -489,6 +500,10 @@ def test_an_interrupted_calibration_leaves_the_old_card(monkeypatch, place):
     assert list(place.parent.iterdir()) == [place]
 
 
+def no_permission(dir):
+    raise PermissionError(13, "Permission denied", str(dir))
+
+
 def test_calibrate_overwrites_nothing_but_this_computer_s_card(calibration, place, tmp_path, monkeypatch):
     thesis = tmp_path / "thesis.json"
     thesis.write_text('{"chapters": 7}')
@@ -499,8 +514,11 @@ def test_calibrate_overwrites_nothing_but_this_computer_s_card(calibration, plac
     assert "the card of another computer (Another, 2 cores): unset it, or say --output" in refused("calibrate")
     monkeypatch.delenv("HWLIMITS_CARD")
     assert "no card can be kept in" in refused("calibrate", "--output", thesis / "card.json")
+    with monkeypatch.context() as patched:
+        patched.setattr("tempfile.TemporaryFile", no_permission)
+        assert "(Permission denied): say --output FILE" in refused("calibrate")
     assert calibration == [], "all of it is told before the minute, not after"
-    place.parent.mkdir()
+    place.parent.mkdir(exist_ok=True)
     place.write_text("{ damaged")
     assert run("calibrate").exit_code == 0, "a damaged card in its usual place is made anew"
     assert Card.read(place) == planted_card(scale=2)
@@ -707,7 +725,7 @@ def _registered() -> bool:
 
 
 def test_a_reader_that_leaves_early_is_no_error():
-    for arguments in (["devices", "--json"], ["devices"], ["--help"], ["devices", "t4"]):
+    for arguments in (["devices", "--json"], ["devices"], ["--help"], ["devices", "t4"], ["--version"]):
         command = [sys.executable, "-m", "hwlimits.cli", *arguments]
         child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         child.stdout.close()
@@ -718,7 +736,7 @@ def test_a_reader_that_leaves_early_is_no_error():
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 def test_a_full_disk_is_one_sentence():
-    for arguments in (["devices", "--json"], ["devices", "t4"]):
+    for arguments in (["devices", "--json"], ["devices", "t4"], ["--version"]):
         with open("/dev/full", "w") as full:
             command = [sys.executable, "-m", "hwlimits.cli", *arguments]
             done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
@@ -731,4 +749,8 @@ def test_short_numbers():
     assert terminal.short(1.5e15, "FLOP/s") == "1.5 PFLOP/s"
     assert terminal.short(2.5e-6, "s") == "2.5 µs"
     assert terminal.short(None, "B") == ""
-    assert asdict(replace(planted_card().numbers[0], value=1.0))["value"] == 1.0
+
+
+def test_json_that_is_none_is_a_fault():
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        terminal.write_json({"time_s": float("nan")})

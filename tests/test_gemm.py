@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from hwlimits.kernels import gemm
-from hwlimits.kernels.gemm import COLUMNS, DEPTH, HEIGHT, LANES, ROWS, WIDTH, sgemm
+from hwlimits.kernels.gemm import COLUMNS, DEPTH, HEIGHT, LANES, MANY, ROWS, WIDTH, sgemm
 
 # Each edge of the blocking: one less, just so, one more.
 EDGES = sorted({0, 1, 2, LANES - 1, LANES, LANES + 1, ROWS - 1, ROWS, ROWS + 1, COLUMNS - 1, COLUMNS, COLUMNS + 1, 97})
 LARGE = [
     (HEIGHT - 1, DEPTH + 1, 300), (HEIGHT + ROWS + 1, DEPTH, 257), (5, 2 * DEPTH + 3, WIDTH + COLUMNS + 1),
-    (1, 700, 5000), (300, 1, 300), (300, 3, 20_000), (700, 600, 1),
+    (1, 700, 5000), (MANY, 300, 301), (MANY - 1, 300, 301), (300, 1, 300), (300, 3, 20_000), (700, 600, 1),
 ]  # fmt: skip
 
 

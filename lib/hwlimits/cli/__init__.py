@@ -23,14 +23,15 @@ from hwlimits.cli.terminal import CliError, note, short
 class _Sentences(typer.core.TyperGroup):
     """Commands whose expected errors, those that this library defines, are one sentence and exit code 2."""
 
-    def invoke(self, ctx):
+    def main(self, *args, **kwargs):
+        """Run a command, and end the process as it says."""
         try:
-            return super().invoke(ctx)
+            return super().main(*args, **kwargs)
         except Exception as error:
             if not any(kind.__module__.startswith("hwlimits.") for kind in type(error).__mro__):
                 raise  # a fault in the program keeps its traceback
             note(str(error))
-            raise typer.Exit(2) from None
+            sys.exit(2)
 
 
 app = typer.Typer(

@@ -225,12 +225,10 @@ def _card():
 
 
 def _overhead_s(card, count: ModelCost, runtime: str) -> float | None:
-    """What the runtime takes for the call and for each operator that does something; None if the card lacks it."""
-    from hwlimits.machine.card import CardError
-
-    call, operator = f"{runtime.lower()}_{_CALL[runtime]}", f"{runtime.lower()}_operator"
-    working = sum(bool(layer.cost.bytes) for layer in count.layers)
-    try:
-        return card.overhead_s(call) + working * card.overhead_s(operator)
-    except CardError:
+    """What the runtime takes for the call and for each operator that does something, as far as the card has them."""
+    measured = {n.of: n.value for n in card.numbers if n.quantity == "overhead"}
+    call_s = measured.get(f"{runtime.lower()}_{_CALL[runtime]}")
+    if call_s is None:
         return None
+    working = sum(bool(layer.cost.bytes) for layer in count.layers)
+    return call_s + working * measured.get(f"{runtime.lower()}_operator", 0.0)

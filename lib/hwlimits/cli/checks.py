@@ -64,8 +64,7 @@ def _project() -> tuple[str, list[str]]:
     except (OSError, KeyError, ValueError):
         pass
     own = metadata.metadata("hwlimits")
-    wanted = [r for r in own.get_all("Requires-Dist", []) if "extra ==" not in r or "course" in r.split("extra ==")[1]]
-    return own["Requires-Python"], wanted
+    return own["Requires-Python"], own.get_all("Requires-Dist", [])
 
 
 def _requirement(text: str):

@@ -22,6 +22,7 @@ DEPTH = 256  # of a panel of B: DEPTH x COLUMNS floats stay in the first-level c
 HEIGHT = 24 * ROWS  # of a block of A: HEIGHT x DEPTH floats stay in the second-level cache
 WIDTH = 4096  # of a block of B
 SMALL = 1 << 16  # elements of B up to which it stays in the cache where it lies: a copy would cost more than it saves
+MANY = 12 * ROWS  # rows of A from which on a copy of a larger B is used often enough to be worth making
 
 _READ = types.Array(types.float32, 2, "C", readonly=True)
 _WRITE = types.Array(types.float32, 2, "C")
@@ -81,8 +82,13 @@ def blocked(a, b, c):
                 c[i + 1, j] += _dot(a1, b_j)
                 c[i + 2, j] += _dot(a2, b_j)
                 c[i + 3, j] += _dot(a3, b_j)
-    for i in range(a.shape[0]):  # what fours leave over
-        for p in range(depth if i < rows else 0, a.shape[1]):
+    for i in range(rows, a.shape[0]):  # rows that fours leave over
+        for p in range(0, depth, 4):
+            a_i = _four(a, i, p)
+            for j in range(b.shape[1]):
+                c[i, j] += _dot(a_i, (b[p, j], b[p + 1, j], b[p + 2, j], b[p + 3, j]))
+    for i in range(a.shape[0]):  # and steps
+        for p in range(depth, a.shape[1]):
             for j in range(b.shape[1]):
                 c[i, j] += a[i, p] * b[p, j]
 
@@ -168,11 +174,13 @@ def micro_kernel(a, b, c):
 
     B is copied into panels, in the order in which the tile reads it, so that it comes from the first-level
     cache at full width; the rows of A are read along and need no copy. What is left as a limit is the peak
-    of the FMA units. A small B is used where it lies; what sticks out over an edge is copied all the same,
-    and filled up with zeros.
+    of the FMA units. A small B, or one for few rows, is used where it lies; what sticks out over an edge is
+    copied all the same, and filled up with zeros.
     """
     (m, k), n = a.shape, b.shape[1]
-    pack = b.size > SMALL
+    if m < ROWS:  # not one whole tile
+        return blocked(a, b, c)
+    pack = b.size > SMALL and m >= MANY
     b_size = min(DEPTH, k) * (min(WIDTH, n) // LANES + 1 if pack else 1) * LANES
     scratch = _aligned(ROWS * COLUMNS + b_size + ROWS * min(DEPTH, k))
     edge = scratch[: ROWS * COLUMNS]
