@@ -1,10 +1,9 @@
 """What shape each tensor of a LiteRT file has, for a given batch.
 
-The shapes in the file don't say: where the converter left a dimension open it writes 1, and behind
-a RESHAPE whose target is worked out at run time every dimension may be open (in a transformer,
-128 rows of a matrix product then read as 1). So the batch is put into the inputs, and the shapes
-follow from operator to operator, as in the interpreter's resize_tensor_input; so do the small
-integer tensors that the file computes shapes with. Where the file does state a length, it must agree.
+The shapes in the file don't say: a dimension that the converter left open reads 1, and behind a RESHAPE
+to a target worked out at run time all may be open. So the batch is put into the inputs, and the shapes
+follow from operator to operator, as in the interpreter's resize_tensor_input; so do the small integer
+tensors that the file computes shapes with. Where the file does state a length, it must agree.
 """
 
 from __future__ import annotations
@@ -26,10 +25,7 @@ _LARGEST_VALUE = 1024  # elements of a tensor that is followed by value: shapes,
 
 @dataclass
 class Call:
-    """One operator with what is known where it runs: the shape and, of small integers, the value of each input.
-
-    An input that is left out has shape None and value None; a shape that depends on data is None, too.
-    """
+    """One operator, and of each input the shape and, of small integers, the value; None for what is not known."""
 
     index: int
     kind: str
