@@ -7,7 +7,7 @@ from hwlimits.training import export
 from hwlimits.training.keras import keras
 from hwlimits.training.litert import LiteRTFile
 from hwlimits.training.models import article_cnn
-from hwlimits.training.operator_times import operator_times, runner
+from hwlimits.training.operator_times import operator_times, peak_memory_bytes, runner
 from hwlimits.training.operators import operators
 
 
@@ -46,3 +46,10 @@ def test_made_up_inputs_have_the_file_s_shapes_and_types(file):
     embedding = keras.Sequential([keras.Input((5,), dtype="int32"), keras.layers.Embedding(7, 2)])
     runner(LiteRTFile(export.to_float32(embedding)))()  # index 0 is in the table
     runner(LiteRTFile.read(data.path("results/case_study/quantized-seed0.tflite")))()
+
+
+def test_memory_holds_the_file_and_grows_with_the_batch(file):
+    """128 images need conv1's output, 128 x 26 x 26 x 32 floats, 11 MB, beside what one needs."""
+    one, many = peak_memory_bytes(file), peak_memory_bytes(file, batch=128)
+    assert one > file.raw_bytes
+    assert many - one > 0.8 * 127 * 26 * 26 * 32 * 4

@@ -125,7 +125,7 @@ def other_core_rows(core: str) -> list[dict]:
 
 def main() -> None:
     """Measure all rows and store them, unless a comparison came out void."""
-    options = {"rounds": 11, "attempts": 8}
+    options = {"rounds": 11, "attempts": 20}
     with threadpool_limits(1):
         if sys.argv[1:] == ["--rows-of-sgemm"]:
             return print(json.dumps(list(gemm_rows(steps_size=None, **options))))

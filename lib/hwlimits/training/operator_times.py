@@ -7,11 +7,14 @@ shows how much that matters.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from hwlimits.machine.memory import peak_bytes
 from hwlimits.machine.timing import Timing, measure
 from hwlimits.training.litert import LiteRTError, LiteRTFile
 from hwlimits.training.operators import cut, operators
@@ -50,3 +53,14 @@ def operator_times(
             continue
         times[operator.name] = measure(part, repeats=repeats, min_sample_s=5e-4)
     return times, left_out
+
+
+def peak_memory_bytes(file: LiteRTFile, *, batch: int | None = None, threads: int = 1) -> int:
+    """Bytes that loading a file and running it once add to a fresh process, at most."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.tflite"
+        path.write_bytes(file.content)
+        return peak_bytes(
+            "from hwlimits.training.operator_times import LiteRTFile, runner",
+            f"runner(LiteRTFile.read({str(path)!r}), batch={batch}, threads={threads})()",
+        )
