@@ -51,7 +51,7 @@ def test_rows_of_sgemm_end_with_the_steps():
     with threadpool_limits(1):
         rows = list(bench.gemm_rows((48,), steps_size=64, **QUICK))
     assert [r["kernel"] for r in rows] == [
-        "sgemm", "sgemm, naive", "sgemm, reordered", "sgemm, blocked", "sgemm, micro_kernel"
+        "sgemm", "sgemm (naive)", "sgemm (reordered)", "sgemm (blocked)", "sgemm (micro_kernel)"
     ]  # fmt: skip
     assert rows[1]["ours"] < rows[-1]["ours"]
     assert all("OpenBLAS" in r["peer_name"] for r in rows)
@@ -73,33 +73,33 @@ def test_the_barrier_keeps_every_repetition(tmp_path):
     assert "memcpy" not in assembly
 
 
-class TestStored:
-    """What `make bench` stored; its targets."""
+@pytest.fixture(scope="module")
+def stored():
+    with open(data.path("results/kernels.csv"), encoding="utf-8", newline="") as table:
+        return list(csv.DictReader(table))
 
-    @pytest.fixture(scope="class")
-    def rows(self):
-        with open(data.path("results/kernels.csv"), encoding="utf-8", newline="") as table:
-            return list(csv.DictReader(table))
 
-    def test_every_row_agrees_with_itself(self, rows):
-        for r in rows:
-            assert abs(float(r["aa_control"]) - 1) <= 0.03, r
-            assert r["verdict"] in ("faster", "slower", "equal")
-            assert r["threads"] == "1"
-            # medians of times against the median of their ratios: not the same, and never far apart
-            assert float(r["ours"]) / float(r["peer"]) == pytest.approx(float(r["ratio"]), rel=0.15), r
+def test_every_stored_row_agrees_with_itself(stored):
+    for r in stored:
+        assert abs(float(r["aa_control"]) - 1) <= 0.03, r
+        assert r["verdict"] in ("faster", "slower", "equal")
+        assert r["threads"] == "1"
+        # medians of times against the median of their ratios: not the same, and never far apart
+        assert r["noisy"] == "True" or float(r["ours"]) / float(r["peer"]) == pytest.approx(float(r["ratio"]), rel=0.15)
 
-    def test_stream_reaches_c(self, rows):
-        memory = [r for r in rows if r["kernel"] in stream.LOOPS and int(r["size"]) == max(bench.STREAM_BYTES)]
-        assert {r["kernel"] for r in memory} == set(stream.LOOPS)
-        assert all(float(r["ratio"]) >= 0.95 for r in memory), memory
-        assert len({r["size"] for r in rows if r["kernel"] == "triad"}) == len(bench.STREAM_BYTES), "the curve"
 
-    def test_sgemm_reaches_openblas(self, rows):
-        ratios = {}
-        for r in rows:
-            if r["kernel"] == "sgemm":
-                ratios.setdefault(r["peer_name"], {})[int(r["size"])] = float(r["ratio"])
-        chosen = next(iter(ratios.values()))  # the kernels that OpenBLAS chooses by itself
-        assert chosen[1024] >= 0.90
-        assert all(chosen[n] >= 1.0 for n in (48, 64, 96, 128)), chosen
+def test_stream_reaches_c(stored):
+    memory = [r for r in stored if r["kernel"] in stream.LOOPS and int(r["size"]) == max(bench.STREAM_BYTES)]
+    assert {r["kernel"] for r in memory} == set(stream.LOOPS)
+    assert all(float(r["ratio"]) >= 0.95 for r in stored if r["kernel"] in stream.LOOPS)
+    assert len({r["size"] for r in stored if r["kernel"] == "triad"}) == len(bench.STREAM_BYTES), "the curve"
+
+
+def test_sgemm_reaches_openblas(stored):
+    ratios = {}
+    for r in stored:
+        if r["kernel"] == "sgemm":
+            ratios.setdefault(r["peer_name"], {})[int(r["size"])] = float(r["ratio"])
+    chosen = next(iter(ratios.values()))  # the kernels that OpenBLAS chooses by itself
+    assert chosen[1024] >= 0.90
+    assert all(chosen[n] >= 1.0 for n in (48, 64, 96, 128)), chosen

@@ -83,12 +83,12 @@ def stream_rows(sizes=STREAM_BYTES, **options) -> Iterator[dict]:
                     lambda f=ours, x=(a, b, 3.0, out, times): f(*x),
                     **options,
                 )
-                yield row(name, nbytes, "bytes", arrays * out.nbytes * times / 1e9, "GB/s", f"C, {FLAGS[0]}", found)
+                yield row(name, nbytes, "bytes", arrays * out.nbytes * times / 1e9, "GB/s", f"C ({FLAGS[0]})", found)
 
 
 def gemm_rows(sizes=GEMM_SIZES, steps_size: int | None = STEPS_SIZE, **options) -> Iterator[dict]:
     """`sgemm` beside NumPy's product, wrappers included; then the steps that lead to it."""
-    peer = f"OpenBLAS {openblas()['version']}, {openblas()['architecture']} kernels"
+    peer = f"OpenBLAS {openblas()['version']} ({openblas()['architecture']} kernels)"
     random = np.random.default_rng(0)
     for n in sizes:
         a, b = random.standard_normal((2, n, n), dtype=np.float32)
@@ -99,7 +99,7 @@ def gemm_rows(sizes=GEMM_SIZES, steps_size: int | None = STEPS_SIZE, **options) 
         a, b, c = random.standard_normal((3, n, n), dtype=np.float32)
         for name, step in gemm.STEPS.items():
             found = compare(lambda: np.matmul(a, b, out=c), lambda f=step: f(a, b, c), **options | {"rounds": 5})
-            yield row(f"sgemm, {name}", n, "n", 2 * n**3 / 1e9, "GFLOP/s", peer, found)
+            yield row(f"sgemm ({name})", n, "n", 2 * n**3 / 1e9, "GFLOP/s", peer, found)
 
 
 def openblas() -> dict:
