@@ -10,6 +10,7 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from hwlimits.machine.card import Number
 from hwlimits.training import overhead
 from hwlimits.training.litert import LiteRTFile
+from hwlimits.training.operators import operators
 from hwlimits.training.overhead import litert_calls, litert_chain, slopes, tensorflow_calls
 
 BUILTIN = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
@@ -64,9 +65,7 @@ def test_a_litert_chain_has_its_operators(n):
     content = litert_chain(n)
     interpreter = Interpreter(model_content=content, experimental_op_resolver_type=BUILTIN)
     assert [op["op_name"] for op in interpreter._get_ops_details()] == ["CONV_2D"] * n
-    layers = LiteRTFile(content).layers
-    assert len(layers) == n
-    assert all(layer.macs == overhead.CHANNELS**2 for layer in layers)
+    assert [operator.cost.macs for operator in operators(LiteRTFile(content))] == [overhead.CHANNELS**2] * n
 
 
 @pytest.mark.parametrize("kernels", [OpResolverType.AUTO, BUILTIN], ids=["XNNPACK", "own"])

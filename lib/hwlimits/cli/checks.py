@@ -14,7 +14,7 @@ from pathlib import Path
 
 OK, MISSING, NOTE = "ok", "missing", "note"
 LEAST_DISK_BYTES = 1e9  # MNIST, the trained models of a case study, and the file that calibration writes
-LEAST_MEMORY_BYTES = 2e9  # one training of the case study on all of MNIST peaks at 1.7e9
+LEAST_MEMORY_BYTES = 2e9  # not a hardware figure: a training of the case study on all of MNIST peaks at 1.7e9
 CHECKOUT = Path(__file__).resolve().parents[3]
 
 

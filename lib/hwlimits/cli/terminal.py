@@ -238,7 +238,7 @@ def write_entry(entry) -> None:
 
 def _value(number) -> str:
     """A number of the registry with its unit; money and what has no unit without a prefix."""
-    if number.unit in ("1", "USD", "bit"):
+    if number.unit in ("bit", "USD", "1"):
         return f"{number.value:,.6g} {number.unit}".removesuffix(" 1")
     return short(number.value, number.unit)
 
