@@ -28,7 +28,7 @@ _LATER = {
     "keras3": "keras",
     "xplane": "tensorflow.tsl.profiler.protobuf.xplane_pb2",
 }
-__all__ = ["deterministic", "keras", "tf", *_LATER]
+__all__ = ["deterministic", "keras", "tf", "use_threads", *_LATER]
 
 
 def __getattr__(name: str):
@@ -40,13 +40,21 @@ def __getattr__(name: str):
         return importlib.import_module(_LATER[name])
 
 
+def use_threads(threads: int) -> None:
+    """Let TensorFlow use that many threads, and run one operation at a time if it is one.
+
+    Call it before TensorFlow has run anything; it raises RuntimeError after that.
+    """
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(threads)
+
+
 def deterministic(seed: int, threads: int = 1) -> None:
     """Make training repeatable bit for bit on one machine: seeds, operations, threads.
 
     A sum over two threads depends on who comes first. One thread a process costs little here,
     and two processes then use two cores. Call it before TensorFlow has run anything.
     """
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
-    tf.config.threading.set_inter_op_parallelism_threads(threads)
+    use_threads(threads)
     tf.config.experimental.enable_op_determinism()
     keras.utils.set_random_seed(seed)

@@ -72,7 +72,7 @@ def profile(model: keras.Model, x: np.ndarray, y: np.ndarray, *, steps: int = 10
     """Train `steps` steps on the batch x, y under TensorFlow's profiler, after three that warm up.
 
     The model is compiled, and learns. The trace stays in `folder`, for TensorBoard.
-    Give TensorFlow one thread (`keras.deterministic`) if the operations' times are to add up.
+    Give TensorFlow one thread (`keras.use_threads`) if the operations' times are to add up.
     Raises ProfileError if nothing was recorded.
     """
     folder = folder or tempfile.mkdtemp(prefix="hwlimits-profile-")
