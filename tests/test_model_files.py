@@ -484,7 +484,7 @@ ABSURD = {
                name="input"), tf_function("split", {"num_or_size_splits": 10**9, "axis": 1})], "op"),
         "splits something into more than 5,000 parts"),
     "a circle": (circle(("a", "b", 0), ("b", "a", 0)), "wait for each other, or for one that there is not"),
-    "a call that there is not": (circle(("a", "input", 0), ("b", "a", 7)), "wait for each other, or for one that there is not"),
+    "a call that there is not": (circle(("a", "input", 0), ("b", "a", 7)), "wait for each other, or for one that there is not"),  # fmt: skip
     "a layer that there is not": (circle(("a", "other", 0)), "can't build its configuration"),
     "ten thousand layers": (sequential(*[dense()] * 10_000), "its layers are called 10,001 times"),
     "no shape": (thing("keras", "Sequential", {"name": "m", "layers": [dense()]}), "not say what shape its input has"),
