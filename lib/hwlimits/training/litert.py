@@ -17,20 +17,16 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
+from hwlimits.training.litert_parser import OP_NAMES, LiteRTError, parse
 from hwlimits.training.mnist import scale
 from hwlimits.training.stderr import caught_stderr
 
 _HEAVY = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
-_OP_NAMES = {v: k for k, v in vars(schema.BuiltinOperator).items() if isinstance(v, int)}
 _DTYPES = {
     schema.TensorType.FLOAT32: np.float32,
     schema.TensorType.INT8: np.int8,
     schema.TensorType.INT32: np.int32,
 }
-
-
-class LiteRTError(ValueError):
-    """A file is not a LiteRT model, or one that this part of the course can't read."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +114,7 @@ class LiteRTFile:
 
     @cached_property
     def _model(self):
-        return schema.ModelT.InitFromPackedBuf(self.content, 0)
+        return parse(self.content)
 
     @property
     def _ops(self):
@@ -126,7 +122,7 @@ class LiteRTFile:
 
     def _op_name(self, op) -> str:
         code = self._model.operatorCodes[op.opcodeIndex]
-        return _OP_NAMES[max(code.builtinCode, code.deprecatedBuiltinCode)]
+        return OP_NAMES[max(code.builtinCode, code.deprecatedBuiltinCode)]
 
     def _constant(self, index: int) -> np.ndarray:
         tensor = self._model.subgraphs[0].tensors[index]
