@@ -21,14 +21,19 @@ with caught_stderr():  # a dozen lines on GPUs and libraries that it looked for;
     tf.config.list_physical_devices()  # the look for a GPU, which complains where there is none
 tf.get_logger().setLevel("ERROR")
 
-__all__ = ["deterministic", "keras", "tf", "tfmot"]  # noqa: F822
+__all__ = ["deterministic", "keras", "keras3", "tf", "tfmot"]  # noqa: F822
 
 
 def __getattr__(name: str):
-    """`tfmot`, tensorflow-model-optimization, is loaded when it is asked for: it takes seconds."""
-    if name != "tfmot":
+    """Loaded when asked for, as each takes seconds: `tfmot`, tensorflow-model-optimization; `keras3`, on TensorFlow."""
+    if name not in ("keras3", "tfmot"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
     with caught_stderr():
+        if name == "keras3":
+            os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever the reader's own keras.json says
+            import keras as keras3
+
+            return keras3
         import tensorflow_model_optimization as tfmot
     return tfmot
 

@@ -63,6 +63,10 @@ class LiteRTFile:
     def read(cls, path: str | Path) -> LiteRTFile:
         return cls(Path(path).read_bytes())
 
+    def check(self) -> None:
+        """Raise LiteRTError if the file is damaged; else do nothing."""
+        _ = self._model
+
     @property
     def raw_bytes(self) -> int:
         return len(self.content)

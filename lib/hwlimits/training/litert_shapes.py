@@ -74,10 +74,9 @@ def calls(model: schema.ModelT, batch: int) -> tuple[list[Call], dict[int, Shape
     found = []
     for index, op in enumerate(graph.operators):
         code = model.operatorCodes[op.opcodeIndex]
-        call = Call(
-            index, OP_NAMES[max(code.builtinCode, code.deprecatedBuiltinCode)], op.builtinOptions, op.inputs, op.outputs,
-            [shapes.get(i) for i in op.inputs], [values.get(i) for i in op.inputs],
-        )  # fmt: skip
+        kind = OP_NAMES[max(code.builtinCode, code.deprecatedBuiltinCode)]
+        given = [shapes.get(i) for i in op.inputs], [values.get(i) for i in op.inputs]
+        call = Call(index, kind, op.builtinOptions, op.inputs, op.outputs, *given)
         found.append(call)
         try:
             outputs, value = _infer(call)

@@ -235,9 +235,12 @@ _ONE_EACH = (
     "ABS ADD CEIL COS DIV EQUAL EXP FLOOR FLOOR_DIV FLOOR_MOD GREATER GREATER_EQUAL LESS LESS_EQUAL LOG LOGICAL_AND "
     "LOGICAL_NOT LOGICAL_OR MAXIMUM MINIMUM MUL NEG NOT_EQUAL POW ROUND SELECT SELECT_V2 SIGN SIN SQRT SQUARE SUB"
 )
+# subtract and square; 1/sqrt; scale and shift; the two bounds
+_TWO_EACH = "SQUARED_DIFFERENCE RSQRT QUANTIZE DEQUANTIZE RELU_0_TO_1 RELU_N1_TO_1"
 _ACTIVATIONS = {
     "ELU": "elu", "HARD_SWISH": "hard_swish", "LEAKY_RELU": "leaky_relu", "LOGISTIC": "sigmoid",
-    "LOG_SOFTMAX": "log_softmax", "PRELU": "prelu", "RELU": "relu", "RELU6": "relu6", "SOFTMAX": "softmax", "TANH": "tanh",
+    "LOG_SOFTMAX": "log_softmax", "PRELU": "prelu", "RELU": "relu", "RELU6": "relu6",
+    "SOFTMAX": "softmax", "TANH": "tanh",
 }  # fmt: skip
 _REDUCTIONS = "ARG_MAX ARG_MIN CUMSUM MEAN REDUCE_ALL REDUCE_ANY REDUCE_MAX REDUCE_MIN REDUCE_PROD SUM"
 
@@ -248,8 +251,7 @@ _RULES: dict[str, Callable[[Call, list[Shape]], tuple[int, int]]] = {
     **{kind: _per_output(ACTIVATION_FLOPS[name]) for kind, name in _ACTIVATIONS.items()},
     **dict.fromkeys(("CONV_2D", "DEPTHWISE_CONV_2D", "CONV_3D"), _conv),
     **dict.fromkeys(("AVERAGE_POOL_2D", "MAX_POOL_2D"), _pool),
-    # 1/sqrt; subtract and square; scale and shift; the two bounds
-    **dict.fromkeys("RSQRT SQUARED_DIFFERENCE QUANTIZE DEQUANTIZE RELU_0_TO_1 RELU_N1_TO_1".split(), _per_output(2)),
+    **dict.fromkeys(_TWO_EACH.split(), _per_output(2)),
     "RESIZE_BILINEAR": _per_output(9),
     "GELU": _gelu,
     "TRANSPOSE_CONV": _transpose_conv,
