@@ -28,7 +28,7 @@ from hwlimits.training.litert_parser import LiteRTError
 
 MAX_CONFIG_BYTES = 16_000_000
 MAX_RATIO = 200  # unpacked over packed bytes; Keras doesn't pack, and weights that are not all zero hardly shrink
-READ_TIMEOUT_S = 60
+READ_TIMEOUT_S = 20
 AGAIN = "Save or download the model again."
 SAVE_AGAIN = "What is counted here: .keras and .h5 files of Keras, .tflite files, and the zoo. Save the model as one."
 MEMBERS = ("config.json", "metadata.json", "model.weights.h5")
