@@ -34,6 +34,8 @@ class LiteRTError(ValueError):
 
 def damaged(why: str) -> LiteRTError:
     """The error for a file that has LiteRT's mark and is no sound model all the same."""
+    why = "".join(c if c.isprintable() else "?" for c in why)  # names and numbers are the file's own
+    why = why if len(why) <= 300 else why[:300] + "..."
     return LiteRTError(f"a damaged LiteRT file: {why}. Export or download the model again.")
 
 
@@ -110,7 +112,9 @@ def _check_tensor(model: schema.ModelT, tensor: schema.TensorT) -> None:
     if any(n < 0 for n in shape) or math.prod(max(n, 1) for n in shape) > MAX_ELEMENTS or len(shape) > 16:
         raise damaged(f"tensor {name!r} has the shape {shape}")
     signature = _indices(tensor.shapeSignature)
-    if signature and (len(signature) != len(shape) or any(s not in (-1, n) for s, n in zip(signature, shape))):  # noqa: B905
+    if signature and (
+        len(signature) != len(shape) or any(s not in (-1, n) for s, n in zip(signature, shape, strict=True))
+    ):
         raise damaged(f"tensor {name!r} has the shape {shape} and the signature {signature}")
     if tensor.type not in DTYPE_NAMES:
         raise damaged(f"tensor {name!r} is of type {tensor.type}, which there is not")
@@ -119,7 +123,7 @@ def _check_tensor(model: schema.ModelT, tensor: schema.TensorT) -> None:
     buffer = model.buffers[tensor.buffer]
     if buffer.offset > 1 or tensor.externalBuffer:
         raise LiteRTError(
-            f"tensor {name!r} keeps its data outside the model, as files above 2 GB do: that is not read here"
+            f"tensor {name[:100]!r} keeps its data outside the model, as files above 2 GB do: that is not read here"
         )
     held = 0 if buffer.data is None else len(buffer.data)
     expected = tensor_bytes(tensor, shape)

@@ -141,7 +141,7 @@ def _infer(call: Call) -> tuple[list[Shape | None], np.ndarray | None]:
         elif call.kind in _VALUES and all(v is not None for v in call.values):
             value = np.asarray(_VALUES[call.kind](call))
             value = value if value.size <= _LARGEST_VALUE else None
-        if value is not None:
+        if value is not None and len(call.outputs) == 1:
             return [value.shape], value
         if not all(known) or call.kind not in _SHAPES:
             return nothing, None
@@ -149,6 +149,8 @@ def _infer(call: Call) -> tuple[list[Shape | None], np.ndarray | None]:
     except _UnknownError:
         return nothing, None
     found = found if isinstance(found, list) else [found]
+    if len(found) != len(call.outputs):
+        raise ValueError(f"{len(call.outputs)} outputs")
     if any(n < 0 for shape in found for n in shape):
         raise ValueError("a length below 0")
     return found, None

@@ -19,7 +19,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from hwlimits.counting import ACTIVATION_FLOPS, Cost, LayerCost, ModelCost
 from hwlimits.training.litert import LiteRTFile
-from hwlimits.training.litert_parser import DTYPE_NAMES, LiteRTError, tensor_bytes
+from hwlimits.training.litert_parser import DTYPE_NAMES, LiteRTError, damaged, tensor_bytes
 from hwlimits.training.litert_shapes import Call, Shape, calls
 
 FREE = "no arithmetic, nothing moves"
@@ -124,12 +124,15 @@ def _operator(model, graph, call: Call, shapes: dict[int, Shape | None], seen: s
         return of(moved, False, "this kind of operator has no formula here")
     try:
         macs, flops = _RULES[call.kind](call, [t.shape for t in outputs])
+    except _NotCountedError as reason:
+        return of(moved, False, str(reason))
     except Exception as error:  # an operand of another form than this kind of operator takes
-        raise LiteRTError(
-            f"a damaged LiteRT file: operator {call.index} ({call.kind}) makes no sense "
-            f"({type(error).__name__}: {error}). Export or download the model again."
-        ) from None
+        raise damaged(f"operator {call.index} ({call.kind}) makes no sense ({type(error).__name__}: {error})") from None
     return of(moved + Cost(macs=int(macs), other_flops=int(flops)))
+
+
+class _NotCountedError(Exception):
+    """An operator of a known kind in a form that has no formula."""
 
 
 def _is_parameter(kind: str, position: int, tensor: Tensor) -> bool:
@@ -194,7 +197,7 @@ def _lstm(c: Call, outputs):
     weights = [prod(c.shapes[i]) for i in (*range(1, 9), 16) if c.inputs[i] >= 0]
     units, gates = c.shapes[8][0], sum(c.inputs[i] >= 0 for i in range(1, 5))
     if any(i >= 0 for i in (*c.inputs[9:12], *c.inputs[20:24])):
-        raise LiteRTError(f"operator {c.index}: an LSTM with peepholes or layer normalization is not counted here")
+        raise _NotCountedError("an LSTM with peepholes or layer normalization has no formula here")
     per_unit = 2 * gates + (gates - 1) * ACTIVATION_FLOPS["sigmoid"] + 2 * ACTIVATION_FLOPS["tanh"] + 4
     return steps * sum(weights), steps * units * per_unit
 
