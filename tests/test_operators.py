@@ -63,8 +63,9 @@ SMALL = {
     "norms": lambda: stack((6, 6, 4), layers.BatchNormalization(), layers.ReLU(), layers.Conv2D(4, 3),
                            layers.LayerNormalization(), layers.AveragePooling2D(2), layers.Dense(3, "sigmoid")),
     "odds": lambda: stack((8, 8, 3), layers.PReLU(), layers.UpSampling2D(2), layers.Cropping2D(1),
-                          layers.Permute((2, 1, 3)), layers.ZeroPadding2D(1), layers.LeakyReLU(), layers.GlobalMaxPooling2D(),
-                          layers.Dense(4, "elu"), layers.Dense(4, "softplus"), layers.Dense(4, "swish")),
+                          layers.Permute((2, 1, 3)), layers.ZeroPadding2D(1), layers.LeakyReLU(),
+                          layers.GlobalMaxPooling2D(), layers.Dense(4, "elu"), layers.Dense(4, "softplus"),
+                          layers.Dense(4, "swish")),
 }  # fmt: skip
 
 
@@ -207,8 +208,8 @@ def test_an_lstm_of_another_form_is_listed_not_guessed():
     place = next(o.index for o in operators(file) if o.kind == "UNIDIRECTIONAL_SEQUENCE_LSTM")
 
     def with_peepholes(model):
-        inputs = model.subgraphs[0].operators[place].inputs
-        inputs[9] = inputs[13]  # a vector, where the cell state would be looked at
+        op = model.subgraphs[0].operators[place]
+        op.inputs = [op.inputs[13] if i == 9 else x for i, x in enumerate(op.inputs)]  # a vector for the cell state
 
     found = operators(repacked(file, with_peepholes))[place]
     assert not found.counted

@@ -24,8 +24,7 @@ Concatenate Conv1D Conv1DTranspose Conv2D Conv2DTranspose Conv3D Conv3DTranspose
 Cropping1D Cropping2D Cropping3D Dense DepthwiseConv1D DepthwiseConv2D Dot Dropout ELU EinsumDense Embedding Flatten
 GRU GRUCell GaussianDropout GaussianNoise GlobalAveragePooling1D GlobalAveragePooling2D GlobalAveragePooling3D
 GlobalMaxPooling1D GlobalMaxPooling2D GlobalMaxPooling3D GroupNormalization GroupQueryAttention
-GroupedQueryAttention Identity InputLayer LSTM LSTMCell LayerNormalization LeakyReLU LocallyConnected1D
-LocallyConnected2D Masking MaxPooling1D MaxPooling2D MaxPooling3D Maximum Minimum MultiHeadAttention Multiply
+GroupedQueryAttention Identity InputLayer LSTM LSTMCell LayerNormalization LeakyReLU Masking MaxPooling1D MaxPooling2D MaxPooling3D Maximum Minimum MultiHeadAttention Multiply
 Normalization PReLU Permute RMSNormalization RNN RandomBrightness RandomContrast RandomCrop RandomFlip RandomRotation
 RandomTranslation RandomZoom ReLU RepeatVector Rescaling Reshape Resizing ReversibleEmbedding SeparableConv1D
 SeparableConv2D SimpleRNN SimpleRNNCell Softmax SpatialDropout1D SpatialDropout2D SpatialDropout3D StackedRNNCells
@@ -63,7 +62,7 @@ nn.gelu nn.l2_normalize nn.leaky_relu nn.local_response_normalization nn.log_sof
 nn.selu nn.sigmoid nn.silu nn.softmax nn.softplus nn.softsign nn.space_to_depth nn.swish nn.tanh not_equal
 ones_like pad pow reduce_all reduce_any reduce_max reduce_mean reduce_min reduce_prod reduce_sum repeat reshape
 reverse round shape sigmoid sign sin slice split sqrt square squeeze stack stop_gradient strided_slice subtract
-tanh tile transpose unstack where zeros_like
+tanh tile transpose where zeros_like
 """
 
 # operations of Keras 3 between layers, by the module that has them
@@ -78,7 +77,7 @@ _OPERATIONS = {
     AveragePool BatchNorm Celu Conv ConvTranspose DepthToSpace DepthwiseConv DotProductAttention Elu Gelu Glu
     HardSigmoid HardSilu HardTanh LayerNorm LeakyRelu LogSigmoid LogSoftmax MaxPool Normalize OneHot RMSNorm Relu Relu6
     Selu SeparableConv Sigmoid Silu Softmax Softplus Softsign SpaceToDepth SparsePlus Squareplus""",
-    "core": "Cast ConvertToTensor Slice StopGradient Unstack",
+    "core": "Cast ConvertToTensor Slice StopGradient",
     "math": "Erf Logsumexp Rsqrt",
     "linalg": "Norm",
     "image": "Resize",
@@ -229,6 +228,9 @@ class _Copy:
                 found[k] = self.copy(value[k], f"{path}.{k}", k, depth + 1)
         if not isinstance(found.get("inbound_nodes", []), list):
             raise ConfigError(f"{path} has no list of calls")
+        if name == "Split" or config.get("function") == "split":
+            if (parts := max(_integers([found["config"], found.get("inbound_nodes")]), default=0)) > MAX_CALLS:
+                raise ConfigError(f"{path} splits something into {parts:,} parts; up to {MAX_CALLS:,} are built here")
         for node in found.get("inbound_nodes", []):
             if node and not any(_references(node)):  # it would be computed at once, whatever its size
                 raise ConfigError(f"{path} is called without the output of another layer")
@@ -258,6 +260,16 @@ def _numbers(value, path: str, depth: int):
     if isinstance(value, list) and depth < MAX_DEPTH:
         return [_numbers(x, path, depth + 1) for x in value]
     raise ConfigError(f"{path} has an array that is not of numbers")
+
+
+def _integers(value) -> Iterator[int]:
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for x in value:
+            yield from _integers(x)
+    elif isinstance(value, int):
+        yield value
 
 
 def _references(node) -> Iterator[bool]:
