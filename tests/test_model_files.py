@@ -232,8 +232,8 @@ def dense(**options):
     return layer | {"config": layer["config"] | options}
 
 
-def thing(module, name, config=None, **more):
-    return {"module": module, "class_name": name, "config": config or {}, "registered_name": None} | more
+def thing(module, class_name, config=None, **more):
+    return {"module": module, "class_name": class_name, "config": config or {}, "registered_name": None} | more
 
 
 def tf_function(name, *args):
@@ -471,6 +471,10 @@ ABSURD = {
                            thing("keras.layers", "Conv1D", {"filters": 10**14, "kernel_size": 1})), "asks for"),
     "another weight": (sequential(dense(units=4)), r"asks for a weight \[4, 4\]|asks for"),
     "two calls of two calls of two": (twice(13), "its layers are called .* times; up to 5,000"),
+    "a billion parts": (functional(
+        [thing("keras.layers", "InputLayer", {"batch_input_shape": [None, 10**9], "name": "input"}, inbound_nodes=[],
+               name="input"), tf_function("split", {"num_or_size_splits": 10**9, "axis": 1})], "op"),
+        "splits something into more than 5,000 parts"),
     "ten thousand layers": (sequential(*[dense()] * 10_000), "its layers are called 10,001 times"),
     "no shape": (thing("keras", "Sequential", {"name": "m", "layers": [dense()]}), "not say what shape its input has"),
     "no layers": (thing("keras", "Sequential", {"name": "m"}), "can't build"),

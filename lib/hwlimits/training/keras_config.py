@@ -24,7 +24,8 @@ Concatenate Conv1D Conv1DTranspose Conv2D Conv2DTranspose Conv3D Conv3DTranspose
 Cropping1D Cropping2D Cropping3D Dense DepthwiseConv1D DepthwiseConv2D Dot Dropout ELU EinsumDense Embedding Flatten
 GRU GRUCell GaussianDropout GaussianNoise GlobalAveragePooling1D GlobalAveragePooling2D GlobalAveragePooling3D
 GlobalMaxPooling1D GlobalMaxPooling2D GlobalMaxPooling3D GroupNormalization GroupQueryAttention
-GroupedQueryAttention Identity InputLayer LSTM LSTMCell LayerNormalization LeakyReLU Masking MaxPooling1D MaxPooling2D MaxPooling3D Maximum Minimum MultiHeadAttention Multiply
+GroupedQueryAttention Identity InputLayer LSTM LSTMCell LayerNormalization LeakyReLU Masking
+MaxPooling1D MaxPooling2D MaxPooling3D Maximum Minimum MultiHeadAttention Multiply
 Normalization PReLU Permute RMSNormalization RNN RandomBrightness RandomContrast RandomCrop RandomFlip RandomRotation
 RandomTranslation RandomZoom ReLU RepeatVector Rescaling Reshape Resizing ReversibleEmbedding SeparableConv1D
 SeparableConv2D SimpleRNN SimpleRNNCell Softmax SpatialDropout1D SpatialDropout2D SpatialDropout3D StackedRNNCells
@@ -228,9 +229,9 @@ class _Copy:
                 found[k] = self.copy(value[k], f"{path}.{k}", k, depth + 1)
         if not isinstance(found.get("inbound_nodes", []), list):
             raise ConfigError(f"{path} has no list of calls")
-        if name == "Split" or config.get("function") == "split":
-            if (parts := max(_integers([found["config"], found.get("inbound_nodes")]), default=0)) > MAX_CALLS:
-                raise ConfigError(f"{path} splits something into {parts:,} parts; up to {MAX_CALLS:,} are built here")
+        splits = name == "Split" or config.get("function") == "split"
+        if splits and max(_integers([found["config"], found.get("inbound_nodes")]), default=0) > MAX_CALLS:
+            raise ConfigError(f"{path} splits something into more than {MAX_CALLS:,} parts")
         for node in found.get("inbound_nodes", []):
             if node and not any(_references(node)):  # it would be computed at once, whatever its size
                 raise ConfigError(f"{path} is called without the output of another layer")
