@@ -447,6 +447,14 @@ def functional(layers, outputs):
                        "output_layers": [[outputs, 0, 0]]}}  # fmt: skip
 
 
+def circle(*nodes):
+    """Two layers, the first fed by the second."""
+    start = thing("keras.layers", "InputLayer", {"batch_input_shape": [None, 4], "name": "input"})
+    calls = [{"name": name, "inbound_nodes": [[[source, node, 0, {}]]]} for name, source, node in nodes]
+    layers = [dense(name=call["name"]) | call for call in calls]
+    return functional([start | {"name": "input", "inbound_nodes": []}, *layers], nodes[-1][0])
+
+
 def twice(depth):
     """A model that calls a model twice, which calls a model twice, ...: 2 ** depth calls from a short text."""
     model = sequential(dense())
@@ -475,6 +483,9 @@ ABSURD = {
         [thing("keras.layers", "InputLayer", {"batch_input_shape": [None, 10**9], "name": "input"}, inbound_nodes=[],
                name="input"), tf_function("split", {"num_or_size_splits": 10**9, "axis": 1})], "op"),
         "splits something into more than 5,000 parts"),
+    "a circle": (circle(("a", "b", 0), ("b", "a", 0)), "wait for each other, or for one that there is not"),
+    "a call that there is not": (circle(("a", "input", 0), ("b", "a", 7)), "wait for each other, or for one that there is not"),
+    "a layer that there is not": (circle(("a", "other", 0)), "can't build its configuration"),
     "ten thousand layers": (sequential(*[dense()] * 10_000), "its layers are called 10,001 times"),
     "no shape": (thing("keras", "Sequential", {"name": "m", "layers": [dense()]}), "not say what shape its input has"),
     "no layers": (thing("keras", "Sequential", {"name": "m"}), "can't build"),

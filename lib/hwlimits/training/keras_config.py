@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 MAX_DEPTH = 60  # of the tree; a model in a model in a wrapper has about 15
 MAX_CALLS = 5_000  # of layers, each time one is called; the deepest of keras.applications has about 1,050
+MAX_PASSES = 200  # over the layers until each call has its inputs; a shared layer takes one for each call
 
 WHAT_TO_DO = "Count the model where it was made, with hwlimits.training.cost, or save it with Keras' own layers only."
 
@@ -222,6 +223,8 @@ class _Copy:
         elif name not in self.layers:
             raise ConfigError(f"{path} is of the class {_short(name)}, which this course does not load. {WHAT_TO_DO}")
         found["config"] = self.copy(config, path, "", depth + 1)
+        if isinstance(found["config"].get("layers"), list):
+            found["config"]["layers"] = _Layers(found["config"]["layers"])
         if found["config"].get("unroll"):
             found["config"]["unroll"] = False  # the same arithmetic, without a layer for each step
         for k in ("build_config", "inbound_nodes", "name", "shared_object_id"):
@@ -247,12 +250,25 @@ class _Copy:
                 "config": {"value": _numbers(config.get("value"), path, depth), "dtype": config["dtype"]},
             }
         if name == "__tuple__" and isinstance(value.get("items"), list):
-            return tuple(self.copy(x, path, "", depth + 1) for x in value["items"])
+            items = [self.copy(x, path, "", depth + 1) for x in value["items"]]
+            return items if any(isinstance(x, str) for x in items) else tuple(items)  # ("CompositeTensor", ...) is run
         if name == "__ellipsis__":
             return {"class_name": name, "config": {}} if self.keras_3 else ...
         if name == "__slice__" and isinstance(config, dict):
             return {"class_name": name, "config": self.copy(config, path, "", depth + 1)}
         raise ConfigError(f"{path} is {_short(name)}, which this course does not load. {WHAT_TO_DO}")
+
+
+class _Layers(list):
+    """A model's layers, to be gone through so often: tf_keras never ends where two calls wait for each other."""
+
+    passes = 0
+
+    def __iter__(self):
+        self.passes += 1
+        if self.passes > MAX_PASSES:
+            raise ConfigError("the calls of its layers wait for each other, or for one that there is not")
+        return super().__iter__()
 
 
 def _numbers(value, path: str, depth: int):
