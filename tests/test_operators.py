@@ -279,6 +279,22 @@ def test_what_is_not_counted_is_listed_by_name(article, kind, name, called):
     assert len(cost(changed).layers) == 8
 
 
+def test_a_kind_without_a_formula_is_listed_where_its_shapes_are_known(article):
+    def change(model):
+        of_kind(2, "COMPLEX_ABS")(model)
+        for tensor in model.subgraphs[0].tensors:
+            tensor.shapeSignature = None
+
+    file = repacked(article["float32"], change)
+    found = operators(file)
+    assert [(x.kind, x.note) for x in found if not x.counted] == [
+        ("COMPLEX_ABS", "this kind of operator has no formula here")
+    ]
+    assert found[2].cost.bytes_written == 11 * 11 * 64 * 4
+    whole = cost(article["float32"]).total
+    assert cost(file).total.macs == whole.macs - 11 * 11 * 64 * 3 * 3 * 32
+
+
 def test_behind_a_shape_that_is_not_known_nothing_is_guessed(article):
     def change(model):
         of_kind(0, "CUSTOM", b"my_op")(model)
