@@ -484,7 +484,7 @@ ABSURD = {
                name="input"), tf_function("split", {"num_or_size_splits": 10**9, "axis": 1})], "op"),
         "splits something into more than 5,000 parts"),
     "a circle": (circle(("a", "b", 0), ("b", "a", 0)), "wait for each other, or for one that there is not"),
-    "a call that there is not": (circle(("a", "input", 0), ("b", "a", 7)), "wait for each other, or for one that there is not"),
+    "a call that there is not": (circle(("a", "input", 0), ("b", "a", 7)), "or for one that there is not"),
     "a layer that there is not": (circle(("a", "other", 0)), "can't build its configuration"),
     "ten thousand layers": (sequential(*[dense()] * 10_000), "its layers are called 10,001 times"),
     "no shape": (thing("keras", "Sequential", {"name": "m", "layers": [dense()]}), "not say what shape its input has"),
@@ -500,6 +500,17 @@ def test_absurd_configurations_are_refused_before_memory_is_taken(name, tmp_path
         with pytest.raises(ModelFileError, match=says):
             load(write(tmp_path / "a", config))
         assert time.process_time() - start < 20
+
+
+def test_a_variable_that_is_too_large_is_never_made():
+    budget = model_files._Budget(10, tf)
+    made = []
+    budget.create(
+        lambda **options: made.append(options["initial_value"]().shape), initial_value=lambda: tf.ones((2, 3))
+    )
+    assert made == [(2, 3)]
+    with pytest.raises(ValueError, match="too many weights"):
+        budget.create(lambda **_: pytest.fail("made all the same"), initial_value=lambda: tf.ones((10**6, 10**6)))
 
 
 def test_a_recurrent_layer_is_not_unrolled_a_million_times(tmp_path):
@@ -565,7 +576,7 @@ ARCHIVES = {
     "bomb": (bomb, r"would unpack from [\d,]+ to 30,000,000 bytes.*not unpacked"),
     "large configuration": (large_config, "its config.json has 18,000,003 bytes"),
     "twice": (twice_the_same, "two members of one name"),
-    "encrypted": (encrypted, "is encrypted"),
+    "encrypted": (encrypted, "is encrypted: decrypt it first"),
     "upwards": (lambda path: write_keras(path, sequential(dense()), **{"../../evil": b"x"}), REACHES),
     "absolute": (lambda path: write_keras(path, sequential(dense()), **{"/tmp/evil": b"x"}), REACHES),
     "backwards": (lambda path: write_keras(path, sequential(dense()), **{"..\\evil": b"x"}), REACHES),
