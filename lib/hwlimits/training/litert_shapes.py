@@ -159,14 +159,6 @@ def _infer(call: Call) -> tuple[list[Shape | None], np.ndarray | None]:
 # --- shapes, by kind of operator ---------------------------------------------------------------
 
 
-def _first(c: Call) -> Shape:
-    return c.shapes[0]
-
-
-def _broadcast(c: Call) -> Shape:
-    return np.broadcast_shapes(*c.shapes)
-
-
 def windows(size: int, window: int, stride: int, dilation: int, padding: int) -> int:
     """How often a window fits along one axis; padding as in the schema, 0 SAME, 1 VALID."""
     if padding == schema.Padding.SAME:
@@ -348,8 +340,8 @@ _PAIRS = (
 _REDUCTIONS = "MEAN REDUCE_ALL REDUCE_ANY REDUCE_MAX REDUCE_MIN REDUCE_PROD SUM"
 
 _SHAPES: dict[str, Callable[[Call], Shape | list[Shape]]] = {
-    **dict.fromkeys(_ALIKE.split(), _first),
-    **dict.fromkeys(_PAIRS.split(), _broadcast),
+    **dict.fromkeys(_ALIKE.split(), lambda c: c.shapes[0]),
+    **dict.fromkeys(_PAIRS.split(), lambda c: np.broadcast_shapes(*c.shapes)),
     **dict.fromkeys(_REDUCTIONS.split(), _reduce),
     **dict.fromkeys(("CONV_2D", "DEPTHWISE_CONV_2D"), _conv),
     **dict.fromkeys(("AVERAGE_POOL_2D", "MAX_POOL_2D", "L2_POOL_2D"), _pool),
