@@ -1,9 +1,10 @@
 """What shape each tensor of a LiteRT file has, for a given batch.
 
-The shapes in the file don't say: a dimension that the converter left open reads 1, and behind a RESHAPE
-to a target worked out at run time all may be open. So the batch is put into the inputs, and the shapes
-follow from operator to operator, as in the interpreter's resize_tensor_input; so do the small integer
-tensors that the file computes shapes with. Where the file does state a length, it must agree.
+The shapes in the file don't say: where the converter left a dimension open it writes 1, and behind
+a RESHAPE whose target is worked out at run time every dimension may be open (in a transformer,
+128 rows of a matrix product then read as 1). So the batch is put into the inputs, and the shapes
+follow from operator to operator, as in the interpreter's resize_tensor_input; so do the small
+integer tensors that the file computes shapes with. Where the file does state a length, it must agree.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ _LARGEST_VALUE = 1024  # elements of a tensor that is followed by value: shapes,
 
 @dataclass
 class Call:
-    """One operator, and of each input the shape and, of small integers, the value; None for what is not known."""
+    """One operator with what is known where it runs: the shape and, of small integers, the value of each input.
+
+    An input that is left out has shape None and value None; a shape that depends on data is None, too.
+    """
 
     index: int
     kind: str
@@ -153,14 +157,6 @@ def _infer(call: Call) -> tuple[list[Shape | None], np.ndarray | None]:
 
 
 # --- shapes, by kind of operator ---------------------------------------------------------------
-
-
-def _first(c: Call) -> Shape:
-    return c.shapes[0]
-
-
-def _broadcast(c: Call) -> Shape:
-    return np.broadcast_shapes(*c.shapes)
 
 
 def windows(size: int, window: int, stride: int, dilation: int, padding: int) -> int:
@@ -344,8 +340,8 @@ _PAIRS = (
 _REDUCTIONS = "MEAN REDUCE_ALL REDUCE_ANY REDUCE_MAX REDUCE_MIN REDUCE_PROD SUM"
 
 _SHAPES: dict[str, Callable[[Call], Shape | list[Shape]]] = {
-    **dict.fromkeys(_ALIKE.split(), _first),
-    **dict.fromkeys(_PAIRS.split(), _broadcast),
+    **dict.fromkeys(_ALIKE.split(), lambda c: c.shapes[0]),
+    **dict.fromkeys(_PAIRS.split(), lambda c: np.broadcast_shapes(*c.shapes)),
     **dict.fromkeys(_REDUCTIONS.split(), _reduce),
     **dict.fromkeys(("CONV_2D", "DEPTHWISE_CONV_2D"), _conv),
     **dict.fromkeys(("AVERAGE_POOL_2D", "MAX_POOL_2D", "L2_POOL_2D"), _pool),

@@ -121,8 +121,8 @@ def _keras(path: Path):
     try:
         with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory() as folder:
             _check_archive(archive)
-            config = _json(archive.read("config.json"), "config.json")
             version = str(_json(archive.read("metadata.json"), "metadata.json").get("keras_version"))
+            config = _checked(_json(archive.read("config.json"), "config.json"), version)
             weights = Path(folder) / "weights.h5"
             with archive.open("model.weights.h5") as packed, open(weights, "wb") as unpacked:
                 shutil.copyfileobj(packed, unpacked)  # and holds it against its checksum
@@ -174,7 +174,8 @@ def _h5(path: Path):
     if text is None:
         what = "weights alone (save_weights), and no model" if found["weights"] else "no Keras model"
         raise ModelFileError(f"an HDF5 file with {what}. {SAVE_AGAIN}")
-    return _build(_json(text, "configuration"), found["attributes"].get("keras_version", "2"), weights)
+    version = found["attributes"].get("keras_version", "2")
+    return _build(_checked(_json(text, "configuration"), version), version, weights)
 
 
 def _read_h5(path: Path) -> dict:
@@ -202,16 +203,18 @@ def _json(content: bytes | str, name: str) -> dict:
     return found
 
 
-def _build(config: dict, version: str, weights: list):
-    """The model of a configuration, once that is checked; `weights`: [path, shape, bytes each] that the file holds."""
-    keras_3 = version.startswith("3.")
+def _checked(config: dict, version: str) -> dict:
     try:
-        config = keras_config.checked(config, keras_3)
+        return keras_config.checked(config, version.startswith("3."))
     except ConfigError as error:
         raise ModelFileError(str(error)) from None
+
+
+def _build(config: dict, version: str, weights: list):
+    """The model of a checked configuration; `weights`: [path, shape, bytes each] that the file holds."""
     from hwlimits.training import keras as door
 
-    library = door.keras3 if keras_3 else door.keras
+    library = door.keras3 if version.startswith("3.") else door.keras
     held = sum(math.prod(shape) for _, shape, _ in weights)
     budget = _Budget(held + 1_000 + 10 * len(weights), door.tf)  # and the counters of dropout, which are no weights
     try:
