@@ -1,6 +1,7 @@
 import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -409,11 +410,56 @@ def test_loopback_is_measured_between_two_processes():
     assert set(psutil.Process().children()) == before
 
 
-def test_a_process_that_does_not_answer_is_an_error_in_time(monkeypatch):
+def stand_in(folder, script: str) -> str:
+    """A program in Python's place."""
+    path = folder / "python"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_a_process_that_does_not_answer_is_an_error_in_time(monkeypatch, tmp_path):
     monkeypatch.setattr(loopback, "TIMEOUT_S", 0.3)
-    monkeypatch.setattr(loopback.sys, "executable", "/bin/true" if os.path.exists("/bin/true") else sys.executable)
-    with pytest.raises(OSError, match="timed out"):
+    monkeypatch.setattr(loopback.sys, "executable", stand_in(tmp_path, "exec sleep 60"))
+    with pytest.raises(TimeoutError, match="the other process had not connected after 0.3 s"):
         loopback.measure_loopback(repeats=3, round_trips=10, size_bytes=10, tick=quiet)
+
+
+def test_a_process_that_ends_says_how(monkeypatch, tmp_path):
+    script = "echo Traceback >&2; echo 'ImportError: nothing here' >&2; exit 3"
+    monkeypatch.setattr(loopback.sys, "executable", stand_in(tmp_path, script))
+    with pytest.raises(ConnectionError, match="^the other process ended with status 3: ImportError: nothing here$"):
+        loopback.measure_loopback(repeats=3, round_trips=10, size_bytes=10, tick=quiet)
+
+
+def test_a_process_that_ends_while_it_is_measured_says_how(monkeypatch):
+    def tick(_):
+        (child,) = psutil.Process().children()
+        child.kill()
+
+    with pytest.raises(ConnectionError, match="^the other process ended with status -9$"):
+        loopback.measure_loopback(repeats=3, round_trips=10, size_bytes=10, tick=tick)
+
+
+@pytest.mark.parametrize("said", [b"", b"x", bytes(loopback.TOKEN_BYTES)], ids=["nothing", "a byte", "another token"])
+def test_a_stranger_who_connects_first_is_sent_away(monkeypatch, said):
+    monkeypatch.setattr(loopback, "TOKEN_WITHIN_S", 0.3)
+    strangers = []
+    popen = subprocess.Popen
+
+    def connect_first(command, **options):
+        strangers.append(socket.create_connection(("127.0.0.1", int(command[-1]))))
+        strangers[0].sendall(said)
+        if len(said) == 1:
+            strangers[0].shutdown(socket.SHUT_WR)
+        return popen(command, **options)
+
+    monkeypatch.setattr(loopback.subprocess, "Popen", connect_first)
+    numbers = loopback.measure_loopback(repeats=3, round_trips=10, size_bytes=10, tick=quiet)
+    assert [number.of for number in numbers] == ["loopback", "loopback"]
+    with strangers[0] as stranger, contextlib.suppress(ConnectionResetError):
+        stranger.settimeout(5)
+        assert stranger.recv(1) == b"", "nothing was asked of it"
 
 
 # the whole
@@ -498,6 +544,27 @@ def test_without_its_process_the_operators_say_why(monkeypatch, tmp_path):
     assert left_out == dict.fromkeys(
         ("overhead litert", "overhead tensorflow"), "RuntimeError: ImportError: no LiteRT here"
     )
+
+
+def test_operators_that_never_end_are_left_out(monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "OPERATORS_LIMIT_S", 0.5)
+    monkeypatch.setattr(module.sys, "executable", stand_in(tmp_path, "exec sleep 60"))
+    begun = time.monotonic()
+    _, left_out = run([parts(quick=True)[1]], progress=False)
+    assert time.monotonic() - begun < 30
+    why = "TimeoutError: the process that measures them had not ended after 0.5 s"
+    assert left_out == dict.fromkeys(("overhead litert", "overhead tensorflow"), why)
+
+
+def test_a_process_that_never_ends_is_left_out(monkeypatch, tmp_path):
+    """The import of numba hangs; the others are timed."""
+    monkeypatch.setattr(module, "PROCESS_LIMIT_S", 0.5)
+    script = 'case "$2" in *numba) exec sleep 60;; esac'
+    monkeypatch.setattr(module.sys, "executable", stand_in(tmp_path, script))
+    numbers, left_out = module._processes(True, quiet)
+    assert [n.of for n in numbers] == ["process_start", "tensorflow_import"]
+    why = "TimeoutError: python -c 'import numba' had not ended after 0.5 s"
+    assert left_out == {"overhead numba_import": why}
 
 
 def test_an_import_that_fails_is_left_out_and_the_others_are_timed(monkeypatch):

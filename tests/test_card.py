@@ -18,7 +18,8 @@ from hwlimits.data import cache_folder
 from hwlimits.machine.card import Card, CardError, Number, card, stored_path
 from hwlimits.machine.pool import pool
 from hwlimits.machine.provenance import machine, provenance
-from hwlimits.machine.record import LEVELS, quantity
+from hwlimits.machine.record import LEVELS
+from hwlimits.units import quantity
 
 calibration = "hwlimits.machine.calibrate"
 
@@ -87,16 +88,6 @@ def test_a_number_that_can_t_be_trusted_is_marked(samples, busy, noisy):
     number = Number.from_samples("overhead", "x", "s", samples, "planted", busy=busy)
     assert number.noisy is noisy
     assert str(number).endswith("NOISY") is noisy
-
-
-@pytest.mark.parametrize("exponent", range(-9, 15))
-def test_a_quantity_is_shown_with_its_value(exponent):
-    """Read back what is shown: prefix and number give the value."""
-    value = 2.5 * 10.0**exponent
-    unit = "s" if exponent < 0 else "B/s"
-    number, shown = quantity(value, unit).split()
-    scale = {"n": 1e-9, "µ": 1e-6, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
-    assert float(number) * scale.get(shown.removesuffix(unit), 1) == pytest.approx(value)
 
 
 # what a card answers
@@ -431,6 +422,11 @@ def test_a_pool_s_roofline_is_the_median_of_its_cards(files):
     assert "3 computers" in median.name
     with pytest.raises(CardError, match="none of the 3 cards has a peak of 'bf16'"):
         found.median_roofline("bf16")
+    asked = "has a peak of 'fp32' and DRAM's bandwidth with 3 threads; there are some with 1, 4 threads$"
+    with pytest.raises(CardError, match=asked):
+        found.median_roofline("fp32", threads=3)
+    with pytest.raises(CardError, match="'fp64' and DRAM's bandwidth with all threads; there are some with 1 thread$"):
+        found.median_roofline("fp64")
 
 
 def test_without_dram_s_bandwidth_there_is_no_roofline():

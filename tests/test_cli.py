@@ -266,6 +266,8 @@ def saved(tmp_path_factory):
     layers = door.keras.layers
     open_length = door.keras.Sequential([door.keras.Input((None, 4)), layers.Conv1D(5, 3, name="conv")])
     open_length.save(folder / "open.keras")
+    fixed = door.keras.Sequential([door.keras.Input((4,), batch_size=2), layers.Dense(3)])
+    fixed.save(folder / "fixed.keras")
     door.keras.Sequential([door.keras.Input((4,)), layers.Lambda(lambda x: x + 1)]).save(folder / "lambda.keras")
     return folder
 
@@ -282,7 +284,15 @@ def test_a_length_that_is_open_must_be_said(saved):
     assert sentence.endswith("say for which to count with --length N")
     assert result("cost", saved / "open.keras", "--length", 10)["total"]["macs"] == (10 - 3 + 1) * 5 * 3 * 4
     assert "leave no length open: leave --length out" in refused("cost", saved / "two.keras", "--length", 10)
-    assert "lenet-300-100 takes images, not a sequence" in refused("cost", "lenet-300-100", "--length", 5)
+    images = refused("cost", "lenet-300-100", "--length", 5)
+    assert images == "hwlimits: --length 5: lenet-300-100 takes images, not a sequence"
+    assert refused("cost", "bert-base", "--length", 600) == "hwlimits: --length 600: bert-base takes 1 to 512 tokens"
+
+
+def test_a_batch_that_is_fixed_must_be_said(saved):
+    path = saved / "fixed.keras"
+    assert refused("cost", path) == f"hwlimits: {path} was built for a batch of 2 alone: say --batch 2"
+    assert result("cost", path, "--batch", 2)["total"]["macs"] == 2 * 4 * 3
 
 
 def test_the_length_of_a_transformer_of_the_zoo():
@@ -421,6 +431,7 @@ def test_one_device_with_units_and_sources():
     assert re.search(rf"^\[\d\] .*, {re.escape(url)}$", shown, re.MULTILINE)
     assert "per direction" in run("devices", "pcie-4-x16").stdout, "a link by its name alone"
     assert result("devices", "pcie-4-x16") == result("devices", "pcie-4-x16", "--links")
+    assert result("devices", "NVLink-4") == result("devices", "nvlink-4"), "written as loosely as a device"
 
 
 def words(text: str) -> Counter:
@@ -442,10 +453,16 @@ def test_every_entry_can_be_shown_in_80_columns(monkeypatch):
 
 def test_unknown_devices_and_kinds_are_one_sentence():
     assert refused("devices", "h100") == "hwlimits: 'h100' may be any of h100-pcie, h100-sxm: name one."
-    assert "No device 'raspberry-pi-55'; near it: raspberry-pi-5" in refused("devices", "raspberry-pi-55")
+    assert "No device or link 'raspberry-pi-55'; near it: raspberry-pi-5" in refused("devices", "raspberry-pi-55")
     assert "No link 'pcie-9'" in refused("devices", "pcie-9", "--links")
+    near = refused("devices", "nvlink")
+    assert all(name in near for name in REGISTRY["links"] if name.startswith("nvlink"))
+    assert refused("devices", "zzzz").endswith("`hwlimits devices` lists all devices, with --links all links.")
+    assert refused("devices", "zzzz", "--links").endswith("`hwlimits devices --links` lists all.")
     assert "there is no such kind; kinds are laptop-cpu" in refused("devices", "--kind", "phone")
-    assert "no links of the kind 'gpu'; kinds are pcie" in refused("devices", "--links", "--kind", "gpu")
+    assert "--kind phone: there is no such kind; kinds are pcie" in refused("devices", "--links", "--kind", "phone")
+    assert "--kind gpu: that is a kind of device: leave --links out" in refused("devices", "--links", "--kind", "gpu")
+    assert "--kind pcie: that is a kind of link: say --links, too" in refused("devices", "--kind", "pcie")
     assert run("devices", "t4", "--kind", "gpu").exit_code == 2
 
 
@@ -556,6 +573,7 @@ def test_no_readable_card_is_one_sentence(tmp_path):
     assert "there is no machine card to pool (x.json: " in refused("cards", path)
     planted_card().write(path)
     assert "none of the 1 cards has a peak of 'bf16'" in refused("cards", path, "--precision", "bf16")
+    assert refused("cards", path, "--threads", 7).endswith(" with 7 threads; there are some with 1, 2 threads")
     assert "the plot can't be written to" in refused("cards", path, "--plot", tmp_path / "none" / "x.png")
     assert run("cards", path, "--plot", tmp_path / "x.pdf").exit_code == 2
 
@@ -742,13 +760,6 @@ def test_a_full_disk_is_one_sentence():
             done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1)
         assert done.stderr.startswith("hwlimits: the result can't be written: ")
-
-
-def test_short_numbers():
-    assert [terminal.short(n) for n in (0, 9_999, 10_000, 999_950, 1e6)] == ["0", "9,999", "10 k", "1 M", "1 M"]
-    assert terminal.short(1.5e15, "FLOP/s") == "1.5 PFLOP/s"
-    assert terminal.short(2.5e-6, "s") == "2.5 µs"
-    assert terminal.short(None, "B") == ""
 
 
 def test_json_that_is_none_is_a_fault():

@@ -56,14 +56,28 @@ def test_a_profile_without_operations_is_an_error(events, line):
         read(trace(events, line), ["conv"])
 
 
-def test_a_real_training_step(tmp_path):
+@pytest.fixture(scope="module")
+def model():
     inputs = keras.Input((16, 16, 3))
     hidden = keras.layers.Conv2D(8, 3, activation="relu", name="conv")(inputs)
     model = keras.Model(inputs, keras.layers.Dense(2, name="dense")(keras.layers.Flatten()(hidden)))
     model.compile("sgd", "mse")
+    return model
+
+
+def test_without_a_folder_nothing_stays(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(module.tempfile, "tempdir", str(tmp_path))
+    found = profile(model, np.ones((32, 16, 16, 3), "f"), np.ones((32, 2), "f"), steps=2)
+    assert len(found.step_s) == 2
+    assert found.folder == ""
+    assert list(tmp_path.glob("hwlimits-profile-*")) == []
+
+
+def test_a_real_training_step(model, tmp_path):
     before = [w.copy() for w in model.get_weights()]
     found = profile(model, np.ones((32, 16, 16, 3), "f"), np.ones((32, 2), "f"), steps=3, folder=str(tmp_path))
     assert len(found.step_s) == len(found.events) == 3
+    assert found.folder == str(tmp_path)
     seconds = found.seconds()
     for layer in ("conv", "dense"):
         assert seconds[layer, "forward"] > 0

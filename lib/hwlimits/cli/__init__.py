@@ -17,7 +17,8 @@ import typer
 
 from hwlimits import __version__
 from hwlimits.cli import terminal
-from hwlimits.cli.terminal import CliError, note, short
+from hwlimits.cli.terminal import CliError, note
+from hwlimits.units import quantity
 
 
 class _Sentences(typer.core.TyperGroup):
@@ -219,23 +220,36 @@ def devices(
     if name is not None:
         if kind is not None:
             raise typer.BadParameter("NAME is one entry, --kind are many: leave one out", param_hint="--kind")
-        named_link = links or name in {link.name for link in registry.links()}
-        entry = registry.link(name) if named_link else registry.device(name)
+        entry = _entry(name, links)
         terminal.write_json(terminal.entry_record(entry)) if as_json else terminal.write_entry(entry)
         return
-    if links:
-        entries = [link for link in registry.links() if kind in (None, link.kind)]
-        if not entries:
-            raise CliError(f"there are no links of the kind {kind!r}; kinds are {', '.join(registry.LINK_KINDS)}")
-    else:
-        entries = registry.devices(kind)
+    kinds = registry.LINK_KINDS if links else registry.DEVICE_KINDS
+    if kind is not None and kind not in kinds:
+        if kind in registry.LINK_KINDS:
+            raise CliError(f"--kind {kind}: that is a kind of link: say --links, too")
+        if kind in registry.DEVICE_KINDS:
+            raise CliError(f"--kind {kind}: that is a kind of device: leave --links out")
+        raise CliError(f"--kind {kind}: there is no such kind; kinds are {', '.join(kinds)}")
+    entries = [link for link in registry.links() if kind in (None, link.kind)] if links else registry.devices(kind)
     if as_json:
         terminal.write_json([terminal.entry_record(entry) for entry in entries])
     elif links:
-        rows = [(e.name, e.kind, e.title, e.year, short(e.bytes_per_s, "B/s")) for e in entries]
+        rows = [(e.name, e.kind, e.title, e.year, quantity(e.bytes_per_s, "B/s")) for e in entries]
         terminal.write_table(("link", "kind", "title", "year", "one direction"), rows, 3)
     else:
         terminal.write_devices(entries)
+
+
+def _entry(name: str, links: bool):
+    """The device or link of that name, or the link alone; an error names what is near among all that it may be."""
+    from hwlimits import devices as registry
+
+    what, lists = "link", "`hwlimits devices --links` lists all."
+    entries = registry.links()
+    if not links:
+        what, lists = "device or link", "`hwlimits devices` lists all devices, with --links all links."
+        entries = [*registry.devices(), *entries]
+    return registry._find({entry.name: entry for entry in entries}, name, what, lists)
 
 
 @app.command()

@@ -165,7 +165,12 @@ def _count(model: str, batch: int, dtype: str | None, length: int | None) -> tup
     if length is not None and re.fullmatch(r"[\w-]+", model) and model in zoo_names():
         from hwlimits.training import zoo
 
-        loaded, length = zoo.build(model, sequence_length=length), None
+        try:
+            loaded = zoo.build(model, sequence_length=length)
+        except zoo.ZooError as error:
+            why = str(error).removeprefix(f"build({model!r}, sequence_length={length}): ")
+            raise CliError(f"--length {length}: {why}") from None
+        length = None
     else:
         loaded = model_files.load(model)
         if type(loaded).__name__ == "LiteRTFile":
@@ -173,7 +178,15 @@ def _count(model: str, batch: int, dtype: str | None, length: int | None) -> tup
     from hwlimits.training import cost
 
     dtype = dtype or "float32"
+    _check_batch(model, loaded, batch)
     return cost.cost(loaded, batch, dtype, input_shapes=_shapes(model, loaded, length)), dtype, "TensorFlow"
+
+
+def _check_batch(model: str, loaded, batch: int) -> None:
+    for tensor in getattr(loaded, "inputs", None) or []:
+        fixed = tuple(tensor.shape)[0]
+        if fixed not in (None, batch):
+            raise CliError(f"{model} was built for a batch of {fixed} alone: say --batch {fixed}")
 
 
 def _count_litert(model: str, file, batch: int, dtype: str | None, length: int | None) -> tuple[ModelCost, str, str]:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from hwlimits.counting import Cost
+from hwlimits.units import quantity
 
 WIDE = 200  # characters, where no terminal sets a limit
 FOR_MORE = 100  # characters from which on a table has its less important columns, too
@@ -73,26 +74,6 @@ def write_json(result) -> None:
     write(json.dumps(result, indent=1, allow_nan=False))
 
 
-def short(value: float | None, unit: str = "") -> str:
-    """A value in three digits with the prefix that suits it; a count below 10,000 exactly, None as nothing.
-
-    >>> short(2_528_000), short(9_216), short(3.35e12, "B/s"), short(1.979e15, "FLOP/s")
-    ('2.53 M', '9,216', '3.35 TB/s', '1.98 PFLOP/s')
-    """
-    if value is None:
-        return ""
-    if unit == "s":
-        from hwlimits.machine.timing import seconds
-
-        return seconds(value)
-    if not unit and value == int(value) and value < 10_000:
-        return f"{int(value):,}"
-    for prefix, scale in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= 0.9995 * scale:
-            return f"{value / scale:.3g} {prefix}{unit}"
-    return f"{value:.3g} {unit}".rstrip()
-
-
 def threads(text: str) -> int | str:
     """A number of threads, or 'all'.
 
@@ -143,18 +124,18 @@ def write_cost(found) -> None:
     for x in count.layers:
         more = " + ?" if x.name.split(" (call ")[0] in count.not_counted else ""
         row = [x.name, *([x.kind, _shape(x.output_shape)] if wide else []), *_numbers(x.cost, more)]
-        rows.append(row + ([short(found.time_s(x), "s"), found.bound(x) or ""] if roofline else []))
+        rows.append(row + ([quantity(found.time_s(x), "s"), found.bound(x) or ""] if roofline else []))
     times = found.least_times_s()
     total = ["total", *(["", ""] if wide else []), *_numbers(count.total, " + ?" if count.not_counted else "")]
-    total += [short(list(times.values())[-1], "s"), found.total_bound() or ""] if times else []
+    total += [quantity(list(times.values())[-1], "s"), found.total_bound() or ""] if times else []
     write_table(heads, [*rows, total], 3 if wide else 1, total=True)
     write_text("\n" + _summary(found, times))
 
 
 def _numbers(cost: Cost, and_more: str) -> list[str]:
     intensity = f"{cost.intensity:.3g}" if cost.bytes else ""
-    return [short(cost.macs) + and_more, short(cost.flops) + and_more, short(cost.parameters), short(cost.bytes, "B"),
-            intensity]  # fmt: skip
+    return [quantity(cost.macs) + and_more, quantity(cost.flops) + and_more, quantity(cost.parameters),
+            quantity(cost.bytes, "B"), intensity]  # fmt: skip
 
 
 def _summary(found, times: dict[str, float]) -> str:
@@ -166,14 +147,16 @@ def _summary(found, times: dict[str, float]) -> str:
     if not times:
         return lines[0]
     roofline, level = found.roofline, list(times)[-1]
-    nearer = "".join(f"; from {name} {short(s, 's')}" for name, s in reversed(list(times.items())[:-1]))
+    nearer = "".join(f"; from {name} {quantity(s, 's')}" for name, s in reversed(list(times.items())[:-1]))
     lines.append(
-        f"{roofline.name}: peak {short(roofline.peak_flops_per_s, 'FLOP/s')}, {level} "
-        f"{short(roofline.bandwidth(), 'B/s')}, ridge point {roofline.ridge_point():.3g} FLOP/byte."
+        f"{roofline.name}: peak {quantity(roofline.peak_flops_per_s, 'FLOP/s')}, {level} "
+        f"{quantity(roofline.bandwidth(), 'B/s')}, ridge point {roofline.ridge_point():.3g} FLOP/byte."
     )
-    lines.append(f"At least {short(times[level], 's')} a call, layer by layer with all data from {level}{nearer}.")
+    lines.append(f"At least {quantity(times[level], 's')} a call, layer by layer with all data from {level}{nearer}.")
     if found.overhead_s is not None:
-        lines.append(f"{found.runtime}'s own work for a call and its operators: about {short(found.overhead_s, 's')}.")
+        lines.append(
+            f"{found.runtime}'s own work for a call and its operators: about {quantity(found.overhead_s, 's')}."
+        )
     if shares := found.shares():
         split = f"{shares['compute']:.0%} of the least time is that of layers bound by compute"
         more = "; the overhead takes longer than that" if found.total_bound() == "overhead" else ""
@@ -207,7 +190,7 @@ def write_devices(entries: Sequence) -> None:
             numbers = [entry.numbers.get(f"peaks.{name}") for name in formats]
             numbers += [entry.numbers.get(name) for name in ("memory.capacity", "memory.bandwidth", "power")]
             units = ["", "", "", "", "B", "B/s", "W"]
-            rows.append([entry.name, *(short(n and n.value, unit) for n, unit in zip(numbers, units, strict=True))])
+            rows.append([entry.name, *(quantity(n and n.value, unit) for n, unit in zip(numbers, units, strict=True))])
         write_table([kind, *heads[1:]], rows)
         write("")
     write_text("Dense peaks in FLOP/s (int8 in OP/s). `hwlimits devices NAME` has every number of one, and its source.")
@@ -221,7 +204,7 @@ def write_entry(entry) -> None:
         sources += [source for source in number.sources if source not in sources]
         said = ["dense" if number.dense else "", number.direction or "", number.what or ""]
         said += [f"per {number.per}" if number.per else "", "derived" if number.derived else ""]
-        said += [f"{short(number.sparse)} sparse" if number.sparse else ""]
+        said += [f"{quantity(number.sparse)} sparse" if number.sparse else ""]
         cited = " ".join(f"[{sources.index(source) + 1}]" for source in number.sources)
         rows.append((field, ", ".join(filter(None, said)), cited, _value(number), number.read))
         if number.derived:
@@ -240,7 +223,7 @@ def _value(number) -> str:
     """A number of the registry with its unit; money and what has no unit without a prefix."""
     if number.unit in ("bit", "USD", "1"):
         return f"{number.value:,.6g} {number.unit}".removesuffix(" 1")
-    return short(number.value, number.unit)
+    return quantity(number.value, number.unit)
 
 
 def entry_record(entry) -> dict:
@@ -265,7 +248,7 @@ def write_card(card) -> None:
     rows = []
     for n in card.numbers:
         flag = "NOISY" if n.noisy else ""
-        rows.append((f"{n.quantity} {n.of}", flag, n.threads, short(n.value, n.unit), short(n.iqr, n.unit), n.n))
+        rows.append((f"{n.quantity} {n.of}", flag, n.threads, quantity(n.value, n.unit), quantity(n.iqr, n.unit), n.n))
     write_table(("what", "", "threads", "median", "IQR", "n"), rows, 2)
     for name, why in card.left_out.items():
         write_text(f"Left out: {name} ({why}).")
@@ -277,14 +260,14 @@ def write_pool(found, median, precision: str, of_threads: int | str) -> None:
     heads = ["card", *(["processor"] if wide else []), "cores", "threads", "DRAM", *found.precisions, "ridge point"]
     rows = []
     for row in found.rows(of_threads):
-        peaks = [short(row[f"{each}_flops_per_s"]) for each in found.precisions]
+        peaks = [quantity(row[f"{each}_flops_per_s"]) for each in found.precisions]
         ridge = row.get(f"{precision}_ridge_flops_per_byte")
-        cells = [row["cores"], row["threads"], short(row["dram_bytes_per_s"], "B/s"), *peaks]
+        cells = [row["cores"], row["threads"], quantity(row["dram_bytes_per_s"], "B/s"), *peaks]
         rows.append([row["name"], *([row["cpu"]] if wide else []), *cells, "" if ridge is None else f"{ridge:.3g}"])
     write_table(heads, rows, 2 if wide else 1)
-    levels = ", ".join(f"{level} {short(value, 'B/s')}" for level, value in median.bandwidths.items())
+    levels = ", ".join(f"{level} {quantity(value, 'B/s')}" for level, value in median.bandwidths.items())
     write_text(
         f"\nPeaks in FLOP/s (int8 in OP/s). The ridge point, in FLOP/byte, is {precision}'s with DRAM.\n"
-        f"{median.name}: peak {short(median.peak_flops_per_s, 'FLOP/s')}, {levels}, "
+        f"{median.name}: peak {quantity(median.peak_flops_per_s, 'FLOP/s')}, {levels}, "
         f"ridge point {median.ridge_point():.3g} FLOP/byte."
     )

@@ -28,6 +28,8 @@ from hwlimits.machine.processor import available_memory_bytes, caches, describe,
 from hwlimits.machine.provenance import provenance
 from hwlimits.machine.record import Card, Number
 
+OPERATORS_LIMIT_S = 120  # a process that hangs must not hold up the rest; these take some seconds
+PROCESS_LIMIT_S = 60
 Found = tuple[list[Number], dict[str, str]]  # what was measured; what was left out, and why
 Tick = Callable[[str], None]  # told what is being measured now
 
@@ -138,9 +140,11 @@ def _operators(quick: bool, tick: Tick) -> Found:
     """Run `hwlimits.training.overhead`: TensorFlow is loaded there and not here."""
     command = [sys.executable, "-m", "hwlimits.training.overhead", *(["--quick"] if quick else [])]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
-        said = None
+        said, end_s = None, time.monotonic() + OPERATORS_LIMIT_S
         try:
             while said is None:
+                if time.monotonic() > end_s:
+                    raise TimeoutError(f"the process that measures them had not ended after {OPERATORS_LIMIT_S:g} s")
                 tick("LiteRT and TensorFlow operators")
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     said, complaint = child.communicate(timeout=0.3)
@@ -192,7 +196,11 @@ def _processes(quick: bool, tick: Tick) -> Found:
 def _process_s(program: str) -> float:
     quiet = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
     start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=quiet)
+    command = [sys.executable, "-c", program]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, env=quiet, timeout=PROCESS_LIMIT_S)
+    except subprocess.TimeoutExpired:
+        raise TimeoutError(f"python -c '{program}' had not ended after {PROCESS_LIMIT_S:g} s") from None
     elapsed_s = time.perf_counter() - start
     if done.returncode:
         raise RuntimeError(" ".join(done.stderr.strip().splitlines()[-1:]) or f"status {done.returncode}")

@@ -16,7 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from hwlimits.machine.timing import Comparison, Timing, compare, measure, seconds
+from hwlimits.machine.timing import Comparison, Timing, compare, measure
+from hwlimits.units import seconds
 
 BOUNDS = ("compute", "memory", "overhead", "noise")
 

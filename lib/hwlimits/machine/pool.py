@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hwlimits.machine.record import LEVELS, Card, CardError, quantity
+from hwlimits.machine.record import LEVELS, Card, CardError, cell
+from hwlimits.units import quantity
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,17 @@ class Pool:
     def median_roofline(self, precision: str = "fp32", threads: int | str = "all"):
         """The class's roofline: the median of the peaks, and of the bandwidths of each level that all computers have.
 
-        Raises CardError if no card has this precision.
+        Raises CardError if no card has this precision, or none has it with that many threads.
         """
         from hwlimits.roofline import Roofline
 
         each = self.rooflines(precision, threads)
         if not each:
-            raise CardError(f"none of the {len(self.cards)} cards has a peak of {precision!r} and DRAM's bandwidth")
+            lacking = f"none of the {len(self.cards)} cards has a peak of {precision!r} and DRAM's bandwidth"
+            there = {n for n in self._threads() if self.rooflines(precision, n)}
+            if there:
+                lacking += f" with {_threads([threads])}; there are some with {_threads(sorted(there))}"
+            raise CardError(lacking)
         common = [level for level in LEVELS if all(level in one.bandwidths for one in each)]
         bandwidths = {level: float(np.median([one.bandwidths[level] for one in each])) for level in common}
         peak = float(np.median([one.peak_flops_per_s for one in each]))
@@ -64,6 +69,9 @@ class Pool:
             found.append(row)
         return found
 
+    def _threads(self) -> set[int]:
+        return {n for card in self.cards.values() for n in card.threads}
+
     @property
     def precisions(self) -> tuple[str, ...]:
         """The number formats that at least one card has a peak of."""
@@ -77,13 +85,13 @@ class Pool:
         lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
         keys = [key for key in (rows[0] if rows else {}) if key not in ("name", "cpu", "cores", "threads")]
         for row in rows:
-            shown = [_cell(row["name"]), _cell(row["cpu"]), str(row["cores"]), str(row["threads"])]
+            shown = [cell(row["name"]), cell(row["cpu"]), str(row["cores"]), str(row["threads"])]
             lines.append(f"| {' | '.join(shown + [_shown(key, row[key]) for key in keys])} |")
         for what, of in (("median", 50), ("lower quartile", 25), ("upper quartile", 75)) if len(rows) > 1 else ():
             values = [[row[key] for row in rows if row[key] is not None] for key in keys]
             shown = [_shown(key, float(np.percentile(v, of))) if v else "" for key, v in zip(keys, values, strict=True)]
             lines.append(f"| {' | '.join([f'**{what}**', f'{len(rows)} computers', '', '', *shown])} |")
-        lines += [f"\nNot pooled: {_cell(name)} ({_cell(why)})." for name, why in self.refused.items()]
+        lines += [f"\nNot pooled: {cell(name)} ({cell(why)})." for name, why in self.refused.items()]
         return "\n".join(lines)
 
     def _repr_markdown_(self) -> str:
@@ -130,13 +138,13 @@ def _value(card: Card, what: str, of: str, threads: int | str) -> float | None:
         return None
 
 
+def _threads(counts: list[int | str]) -> str:
+    return f"{', '.join(map(str, counts))} thread{'' if counts == [1] else 's'}"
+
+
 def _shown(key: str, value: float | None) -> str:
     if value is None:
         return "–"
     if key.endswith("_per_byte"):
         return f"{value:.3g}"
     return quantity(value, "B/s" if key.startswith("dram") else "OP/s" if key.startswith("int") else "FLOP/s")
-
-
-def _cell(text: str) -> str:
-    return " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;")

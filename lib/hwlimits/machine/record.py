@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from hwlimits.machine.provenance import machine
-from hwlimits.machine.timing import NOISY_ABOVE, seconds
+from hwlimits.machine.timing import NOISY_ABOVE
+from hwlimits.units import quantity
 
 SCHEMA = 1
 LEVELS = ("L1", "L2", "L3", "L4", "DRAM")
@@ -211,15 +212,15 @@ class Card:
         quota = "" if m["cpu_quota"] is None else f", limited to {m['cpu_quota']:g} cores' time by a container"
         memory = f"{m['memory_bytes'] / 2**30:.0f} GiB"
         lines = [
-            f"**{_cell(m['cpu'])}**: {cores}{quota}, {memory} of memory, {_cell(m['os'])}; caches: {caches}. "
-            f"Measured on {_cell(self.provenance['date'])}.\n",
+            f"**{cell(m['cpu'])}**: {cores}{quota}, {memory} of memory, {cell(m['os'])}; caches: {caches}. "
+            f"Measured on {cell(self.provenance['date'])}.\n",
             "| what | threads | median | IQR | n | |",
             "|---|---|---|---|---|---|",
         ]
         for n in self.numbers:
             shown = f"{quantity(n.value, n.unit)} | {quantity(n.iqr, n.unit)} | {n.n} | {'NOISY' if n.noisy else ''}"
-            lines.append(f"| {n.quantity} {_cell(n.of)} | {n.threads} | {shown} |")
-        lines += [f"\nLeft out: {_cell(name)} ({_cell(why)})." for name, why in self.left_out.items()]
+            lines.append(f"| {n.quantity} {cell(n.of)} | {n.threads} | {shown} |")
+        lines += [f"\nLeft out: {cell(name)} ({cell(why)})." for name, why in self.left_out.items()]
         return "\n".join(lines)
 
     def _repr_markdown_(self) -> str:
@@ -227,20 +228,6 @@ class Card:
 
     def __repr__(self) -> str:
         return self.table()
-
-
-def quantity(value: float, unit: str) -> str:
-    """A value with the prefix that suits it (decimal: GB is 1e9 B).
-
-    >>> quantity(95.6e9, "FLOP/s"), quantity(2.21e10, "B/s"), quantity(3.1e-7, "s")
-    ('95.6 GFLOP/s', '22.1 GB/s', '310 ns')
-    """
-    if unit == "s":
-        return seconds(value)
-    for prefix, scale in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if abs(value) >= scale:
-            return f"{value / scale:.3g} {prefix}{unit}"
-    return f"{value:.3g} {unit}"
 
 
 def _card(content) -> Card:
@@ -326,6 +313,10 @@ def _identity(found: dict) -> tuple:
     return tuple(found[name] for name in ("cpu", "cores", "threads", "os"))
 
 
-def _cell(text: str) -> str:
-    """Text that can't break a Markdown table: on one line, with no bar and no tag."""
+def cell(text: str) -> str:
+    """Text that can't break a Markdown table: on one line, with no bar and no tag.
+
+    >>> print(cell("A | B\\n<b>"))
+    A \\| B &lt;b>
+    """
     return " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;")

@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from hwlimits.units import seconds
+
 AA_TOLERANCE = 0.03  # an A/A control outside 1.00 +- this makes a comparison void
 EQUAL_WITHIN = 0.05  # two times closer than this are called equal
 NOISY_ABOVE = 0.10  # interquartile range over median
@@ -85,22 +87,6 @@ class Comparison:
             return f"VOID after {self.attempts} attempts: {control} is outside 1.00 ± {AA_TOLERANCE}"
         interval = f"{self.ratio:.2f}x [{self.low:.2f}, {self.high:.2f}]"
         return f"{self.verdict}: {interval}, {control}"
-
-
-def seconds(value_s: float) -> str:
-    """A time with the unit that suits it.
-
-    >>> seconds(0.0000774)
-    '77.4 µs'
-    >>> seconds(0)
-    '0 s'
-    """
-    if value_s == 0:
-        return "0 s"
-    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
-        if abs(value_s) >= scale:
-            return f"{value_s / scale:.3g} {unit}"
-    return f"{value_s / 1e-9:.3g} ns"
 
 
 def measure(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +43,10 @@ class Event:
 
 @dataclass(frozen=True)
 class Profile:
-    """Steps that were profiled: `step_s`, the time of each, and `events`, the operations of each."""
+    """Steps that were profiled: `step_s`, the time of each, and `events`, the operations of each.
+
+    `folder` is where the trace lies, or '' where it was not kept.
+    """
 
     step_s: tuple[float, ...]
     events: tuple[tuple[Event, ...], ...]
@@ -71,11 +74,14 @@ def _sums(events: Iterable[Event]) -> dict[tuple[str, str], float]:
 def profile(model: keras.Model, x: np.ndarray, y: np.ndarray, *, steps: int = 10, folder: str | None = None) -> Profile:
     """Train `steps` steps on the batch x, y under TensorFlow's profiler, after three that warm up.
 
-    The model is compiled, and learns. The trace stays in `folder`, for TensorBoard.
+    The model is compiled, and learns. Give a folder to keep the trace for TensorBoard; without one it is
+    read and removed.
     Give TensorFlow one thread (`keras.use_threads`) if the operations' times are to add up.
     Raises ProfileError if nothing was recorded.
     """
-    folder = folder or tempfile.mkdtemp(prefix="hwlimits-profile-")
+    if folder is None:
+        with tempfile.TemporaryDirectory(prefix="hwlimits-profile-") as passing:
+            return replace(profile(model, x, y, steps=steps, folder=passing), folder="")
     for _ in range(3):
         model.train_on_batch(x, y)
     tf.profiler.experimental.start(folder)

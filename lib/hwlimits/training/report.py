@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.table import Table
 
 from hwlimits import plots
-from hwlimits.machine.timing import seconds
 from hwlimits.training.evaluate import before_after, paired
 from hwlimits.training.recipe import STAGES
+from hwlimits.units import seconds
 
 NAMES = {
     "article": "article's recipe, 3 fits",
