@@ -56,7 +56,7 @@ coral-edge-tpu raspberry-pi-4 raspberry-pi-5 apple-m1 apple-m2 apple-m3 apple-m4
 """
 REQUIRED_LINKS = """
 pcie-3-x16 pcie-4-x16 pcie-5-x16 nvlink-3 nvlink-4 nvlink-5 ethernet-1g ethernet-10g ethernet-25g ethernet-100g
-infiniband-hdr infiniband-ndr ici-v4 ici-v5e ici-v5p ici-v6e
+infiniband-hdr infiniband-ndr ici-v3 ici-v4 ici-v5e ici-v5p ici-v6e
 """
 
 
@@ -124,6 +124,16 @@ def test_what_the_module_gives_is_what_the_file_says():
                 assert date(2022, 1, 1) < ours.read <= date.today()
 
 
+def test_every_word_of_the_format_is_used():
+    """A kind, format, suffix or unit without an entry would be offered in an error, and lead nowhere."""
+    assert {d.kind for d in DEVICES} == set(registry.DEVICE_KINDS)
+    assert {k.kind for k in LINKS} == set(registry.LINK_KINDS)
+    parts = [precision.partition("-") for d in DEVICES for precision in d.precisions]
+    assert {base for base, _, _ in parts} == set(registry.FORMATS)
+    assert {suffix for _, _, suffix in parts} - {""} == set(registry.SUFFIXES)
+    assert {str(number["unit"]) for _, number in EVERY} == set(registry.UNITS)
+
+
 def test_every_source_is_used_and_has_an_address_and_a_date():
     used = set()
     for _, number in EVERY:
@@ -189,6 +199,8 @@ def test_the_bus_is_known_often_enough():
 # Multiprocessors, compute units, matrix units or cores; their clock; dense FLOP of one of them per clock: from papers
 # on the architectures, a multiply-accumulate being two.
 ARCHITECTURE = {
+    ("p100-sxm2", "fp16"): (56, 1.48e9, 64 * 2 * 2),
+    ("p100-pcie", "fp16"): (56, 1.30e9, 64 * 2 * 2),
     ("v100-sxm2", "fp16"): (80, 1.53e9, 8 * 64 * 2),
     ("v100-pcie", "fp16"): (80, 1.38e9, 8 * 64 * 2),
     ("t4", "fp16"): (40, 1.59e9, 8 * 64 * 2),
@@ -207,6 +219,7 @@ ARCHITECTURE = {
     ("rtx-4090", "fp16"): (128, 2.52e9, 4 * 64 * 2),
     ("rtx-4090", "int8"): (128, 2.52e9, 4 * 256 * 2),
     ("rtx-5090", "fp16"): (170, 2.407e9, 4 * 64 * 2),
+    ("rtx-5090", "int8"): (170, 2.407e9, 4 * 256 * 2),
     ("jetson-orin-nano", "int8"): (8, 0.625e9, 4 * 512 * 2),
     ("jetson-agx-orin", "int8"): (16, 1.3e9, 4 * 512 * 2),
     ("mi300x", "fp16"): (304, 2.1e9, 2048),
@@ -315,6 +328,28 @@ def test_fewer_bits_are_never_slower(entry):
                 assert entry.peak_flops_per_s("bf16") == entry.peak_flops_per_s("fp16")
 
 
+FP16_BY_VECTOR_UNIT = ("p100-pcie", "p100-sxm2", "graviton2", "raspberry-pi-5")
+
+
+@pytest.mark.parametrize("entry", DEVICES, ids=ids)
+def test_the_fastest_unit_of_a_format_has_no_suffix(entry):
+    """Slower units and other accumulators of a chip stand beside the plain format, never in its place."""
+    for precision in entry.precisions:
+        base, _, suffix = precision.partition("-")
+        if suffix in ("matrix", "vector", "acc16"):
+            assert base in entry.precisions, f"{precision} without {base}"
+        if suffix == "vector":
+            assert entry.peak_flops_per_s(precision) < entry.peak_flops_per_s(base)
+
+
+def test_without_a_matrix_unit_the_vector_peak_is_the_plain_one():
+    """A vector register holds twice as many fp16 as fp32: such a chip is twice as fast in fp16, no more and no less."""
+    for name in FP16_BY_VECTOR_UNIT:
+        entry = device(name)
+        assert not [precision for precision in entry.precisions if precision.startswith("fp16-")]
+        assert entry.peak_flops_per_s("fp16") == pytest.approx(2 * entry.peak_flops_per_s("fp32"), rel=0.01)
+
+
 MATRIX_FORMATS = ("tf32", "bf16", "fp16", "fp8", "fp6", "fp4", "int8", "int4")
 # A format without half or double the rate of its neighbour, and why: none at present.
 ODD_RATIOS: dict[str, str] = {}
@@ -399,6 +434,7 @@ def test_links_are_what_their_standards_say():
     for generation, transfers in {3: 8e9, 4: 16e9, 5: 32e9}.items():
         sixteen = link(f"pcie-{generation}-x16").bytes_per_s
         assert sixteen == pytest.approx(16 * transfers * 128 / 130 / 8, rel=0.005)
+        assert link(f"pcie-{generation}-x4").bytes_per_s == pytest.approx(sixteen / 4, rel=0.005)
     for generation, (count, gigabytes) in {3: (12, 25), 4: (18, 25), 5: (18, 50)}.items():
         assert link(f"nvlink-{generation}").bytes_per_s == pytest.approx(count * gigabytes * 1e9, rel=0.005)
     for gigabits in (1, 10, 25, 100):
@@ -407,6 +443,7 @@ def test_links_are_what_their_standards_say():
         assert link(f"infiniband-{name}").bytes_per_s == pytest.approx(gigabits * 1e9 / 8, rel=0.03)
     for name, both_ways in {"v5e": 400e9, "v5p": 1200e9, "v6e": 800e9}.items():
         assert link(f"ici-{name}").bytes_per_s == pytest.approx(both_ways / 2, rel=0.11), "per chip, per direction"
+    assert link("ici-v3").bytes_per_s == pytest.approx(340e12 / 1024, rel=0.02), "all-reduce bandwidth of a pod of 1024"
     assert links() == sorted(links(), key=lambda k: (registry.LINK_KINDS.index(k.kind), k.bytes_per_s, k.name))
 
 
@@ -468,7 +505,7 @@ def test_a_number_carries_its_provenance_and_nothing_can_be_changed():
     assert (peak.dense, peak.sparse, peak.direction) == (True, 1513e12, None)
     assert peak.source.url.startswith("https://")
     assert peak.read == peak.source.read == date(2026, 11, 23)
-    assert len(device("a10").number("peaks.int8").sources) == 2
+    assert len(device("a10").number("peaks.bf16").sources) == 2
     with pytest.raises(FrozenInstanceError):
         device("t4").year = 2030
     with pytest.raises(FrozenInstanceError):

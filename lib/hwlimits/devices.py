@@ -29,11 +29,11 @@ from hwlimits import data
 
 DEVICE_KINDS = ("laptop-cpu", "desktop-cpu", "server-cpu", "gpu", "laptop-gpu", "tpu", "accelerator", "soc", "edge",
                 "microcontroller")  # fmt: skip
-LINK_KINDS = ("pcie", "nvlink", "ethernet", "infiniband", "ici", "usb", "wireless")
+LINK_KINDS = ("pcie", "nvlink", "ethernet", "infiniband", "ici", "usb")
 UNITS = ("FLOP/s", "OP/s", "B/s", "B", "W", "USD", "Hz", "s", "bit", "bit/s", "T/s", "1")
 DIRECTIONS = ("per direction", "both directions")
 FORMATS = ("fp64", "fp32", "tf32", "bf16", "fp16", "fp8", "fp6", "fp4", "int16", "int8", "int4", "npu")
-SUFFIXES = ("matrix", "vector", "acc16", "acc32", "dla", "npu")
+SUFFIXES = ("matrix", "vector", "acc16", "dla", "npu")
 REQUIRED = ("peaks", "memory.capacity", "memory.bandwidth", "power")
 
 # What the words of NumPy and TensorFlow are called here.
