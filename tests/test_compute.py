@@ -747,7 +747,7 @@ def test_a_model_s_table_ends_with_its_total_and_names_what_it_leaves_out():
             "padding 'full' is not one of 'valid', 'same', 'causal'",
         ),
         (lambda: compute.conv((5, 5, 4), 6, (3, 3, 3)), r"\(3, 3, 3\) given for 2 axes"),
-        (lambda: compute.conv((5, 5, 4), 6, 3, strides=0), "0 given for 2 axes: give one number above 0"),
+        (lambda: compute.conv((5, 5, 4), 6, 3, strides=0), "strides=0 given for 2 axes: give one whole number of at"),
         (
             lambda: compute.conv_transpose((5, 4), 6, 3, padding="causal"),
             "padding 'causal' is not one of 'valid', 'same'",
@@ -763,6 +763,85 @@ def test_a_model_s_table_ends_with_its_total_and_names_what_it_leaves_out():
 def test_errors_say_what_is_wrong(call, text):
     with pytest.raises(CountError, match=text):
         call()
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda: compute.conv((28, 28, 1), -4, 3), "conv(filters=-4): filters must be a whole number, at least 1"),
+        (lambda: compute.conv((28, 28, 0), 4, 3), "conv(input_shape=(28, 28, 0)): input_shape must be whole numbers"),
+        (lambda: compute.conv((28, 28, 1), 4, 3, groups=0), "conv(groups=0): groups must be a whole number"),
+        (lambda: compute.conv((28,), 4, 3), "conv(input_shape=(28,)): must be (length..., channels)"),
+        (lambda: compute.conv((28, 28, 1), 4, 2.5), "kernel=2.5 given for 2 axes: give one whole number of at least 1"),
+        (lambda: compute.conv((28, 28, 1), 4, 3, strides=(1, "2")), "strides=(1, '2') given for 2 axes"),
+        (
+            lambda: compute.conv_transpose((7, 7, 1), 4, 3, output_padding=(1,)),
+            "output_padding=(1,) given for 2 axes: give one whole number of at least 0, or 2 of them",
+        ),
+        (lambda: compute.conv_transpose((7, 7, 1), 0, 3), "conv_transpose(filters=0)"),
+        (lambda: compute.separable_conv((7, 7, 1), 4, 3, depth_multiplier=-1), "(depth_multiplier=-1)"),
+        (lambda: compute.local_conv((7, 7, 1), 1.5, 3), "local_conv(filters=1.5)"),
+        (lambda: compute.conv_lstm((7, 7, 1), 4, 3, steps=0), "conv_lstm(steps=0)"),
+        (lambda: compute.pooling((7, 7), 0), "pool=0 given for 1 axes"),
+        (lambda: compute.window_positions((7, -7), 3), "lengths=(7, -7) given for 2 axes"),
+        (lambda: compute.dense(-3, 4), "dense(inputs=-3): inputs must be a whole number, at least 1"),
+        (lambda: compute.dense(True, 4), "dense(inputs=True)"),
+        (lambda: compute.dense(None, 4), "dense(inputs=None)"),
+        (lambda: compute.dense(4, (4, 5)), "dense(outputs=(4, 5)): outputs must be a whole number"),
+        (lambda: compute.dense(4, 4, positions=1.5), "dense(positions=1.5)"),
+        (lambda: compute.dense(4, 4, batch=2.5), "batch=2.5: a batch has at least one example"),
+        (lambda: compute.dense(4, 4, batch="2"), "batch='2': a batch has at least one example"),
+        (lambda: compute.dense(4, 4, batch=True), "batch=True: a batch has at least one example"),
+        (lambda: compute.embedding(-1, 2, 3), "embedding(lookups=-1): lookups must be a whole number, at least 1"),
+        (lambda: compute.einsum("ab,bc->ac", (2, -3), (-3, 5)), "einsum(shape=(2, -3))"),
+        (lambda: compute.einsum_dense("ab,bc->ac", (3,), (3, 5), (5,), bias_elements=-1), "bias_elements=-1"),
+        (lambda: compute.dot((2, 3), (3, 4), axes=(1, 5)), "dot(axes=(1, 5)): (3, 4) has no axis 5; its axes are"),
+        (lambda: compute.dot((2, 3), (3, 4), axes=(1, -2)), "axes=(1, -2) given for 2 axes"),
+        (lambda: compute.activation((2, 2.5), "relu"), "activation(shape=(2, 2.5)): shape must be whole numbers, each"),
+        (lambda: compute.batch_norm(()), "batch_norm(shape=()): the shape must have the channels at least"),
+        (lambda: compute.layer_norm((4,), normalized=0), "layer_norm(normalized=0): normalized must be a whole number"),
+        (
+            lambda: compute.layer_norm((128, 768), normalized=500),
+            "layer_norm(normalized=500): must divide the 98304 elements of (128, 768)",
+        ),
+        (
+            lambda: compute.layer_norm((4,), 4, scale=-4),
+            "layer_norm(scale=-4): scale must be a whole number, at least 0",
+        ),
+        (lambda: compute.rms_norm((4,), normalized=3), "rms_norm(normalized=3): must divide the 4 elements"),
+        (lambda: compute.unit_norm((4,), normalized=-4), "unit_norm(normalized=-4)"),
+        (lambda: compute.merge("add", []), "merge('add', shapes=[]): give the shape of one tensor at least"),
+        (
+            lambda: compute.merge("add", [(2,), (3,)]),
+            "merge('add', shapes=[(2,), (3,)]): (3,) doesn't broadcast with (2,); lengths must be equal or 1",
+        ),
+        (lambda: compute.merge("add", [(2,), (-2,)]), "merge(shape=(-2,))"),
+        (lambda: compute.move(2, -2), "move(written=-2): written must be a whole number, at least 0"),
+        (lambda: compute.attention(4, 8, 0, 8), "attention(heads=0): heads must be a whole number, at least 1"),
+        (lambda: compute.attention(4, 8, 2, 8, value_dim=0), "attention(value_dim=0)"),
+        (lambda: compute.dot_attention(4, 6, 8, 0), "dot_attention(value_features=0)"),
+        (lambda: compute.additive_attention(4, 6, 8, inputs=4), "additive_attention(inputs=4): one, two or three"),
+        (lambda: compute.lstm(8, 16, steps=2.5), "lstm(steps=2.5): steps must be a whole number, at least 1"),
+        (lambda: compute.gru(8, -16, steps=2), "gru(units=-16)"),
+        (lambda: compute.simple_rnn(0, 16, steps=2), "simple_rnn(inputs=0)"),
+        (
+            lambda: compute.per_batch(batch=1, dtype="int8", read=-1, written=1),
+            "per_batch(read=-1): read must be a whole number, at least 0",
+        ),
+    ],
+)
+def test_numbers_that_are_no_dimensions_are_refused_by_name(call, text):
+    with pytest.raises(CountError) as error:
+        call()
+    assert text in str(error.value)
+
+
+def test_numpy_s_integers_are_dimensions_and_don_t_overflow():
+    found = compute.conv(np.array([28, 28, 1], np.uint8), np.uint8(200), np.uint8(3), batch=np.uint8(200))
+    assert found == compute.conv((28, 28, 1), 200, 3, batch=200)
+    assert all(type(number) is int for number in vars(found).values())
+    found = compute.embedding(np.int8(100), np.int8(100), np.int8(100), batch=np.uint8(200))
+    assert found == compute.embedding(100, 100, 100, batch=200)
 
 
 # Utilization.

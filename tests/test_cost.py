@@ -641,6 +641,63 @@ def test_an_open_length_is_asked_for_and_can_be_given(package):
 
 
 @pytest.mark.parametrize("package", PACKAGES)
+def test_what_works_out_a_mask_is_not_counted(package):
+    k = PACKAGES[package]
+    tokens, steps = k.Input((5,), dtype="int32"), k.Input((5, 3))
+    L = k.layers
+    embedded = cost(k.Model(tokens, L.LSTM(4)(L.Embedding(7, 3, mask_zero=True)(tokens))), batch=2)
+    assert [row.kind for row in embedded.layers if row.kind != "InputLayer"] == ["Embedding", "LSTM"]
+    assert embedded.total == compute.embedding(5, 3, 7, batch=2) + compute.lstm(3, 4, 5, batch=2)
+
+    masked = cost(k.Model(steps, L.LSTM(4)(L.Masking()(steps))), batch=2)
+    assert [row.kind for row in masked.layers if row.kind != "InputLayer"] == ["Masking", "LSTM"]
+    # each number is compared and multiplied; it is read and written once
+    assert masked.layers[-2].cost == Cost(
+        other_flops=2 * 5 * 3 * 2, bytes_read=2 * 5 * 3 * 4, bytes_written=2 * 5 * 3 * 4
+    )
+    assert masked.total == masked.layers[-2].cost + compute.lstm(3, 4, 5, batch=2)
+
+
+@pytest.mark.parametrize("of_one_s_own", [False, True])
+def test_a_mask_that_is_also_a_result_or_a_number_is_counted(of_one_s_own):
+    ops, steps = keras3.ops, keras3.Input((5, 3))
+
+    class Counted(keras3.layers.Layer):
+        def call(self, x):
+            return ops.cast(x, "float32") * 2.0
+
+    there = ops.not_equal(steps, 0.0)
+    mask = ops.any(there, axis=-1)
+    result = keras3.layers.LSTM(4)(steps, mask=mask)
+    other = Counted()(there) if of_one_s_own else there
+    kinds = [row.kind for row in cost(keras3.Model(steps, [result, other])).layers]
+    assert "NotEqual" in kinds
+    assert "Any" not in kinds
+    kinds = [row.kind for row in cost(keras3.Model(steps, result)).layers]
+    assert "NotEqual" not in kinds
+
+
+@pytest.mark.parametrize("multiplies", [False, True])
+def test_a_mask_that_a_model_of_one_s_own_multiplies_with_is_counted(multiplies):
+    class There(keras.layers.Layer):
+        def call(self, x):
+            return tf.reduce_max(x, axis=-1) > 0
+
+    class Reader(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.there, self.lstm = There(), keras.layers.LSTM(4)
+
+        def call(self, x):
+            mask = self.there(x)
+            result = self.lstm(x, mask=mask)
+            return result * tf.cast(mask[:, :1], tf.float32) if multiplies else result
+
+    kinds = [row.kind for row in cost(Reader(), input_shapes=(5, 3)).layers]
+    assert ("There" in kinds) == multiplies
+
+
+@pytest.mark.parametrize("package", PACKAGES)
 @pytest.mark.parametrize(
     ("options", "text"),
     [
@@ -652,6 +709,9 @@ def test_an_open_length_is_asked_for_and_can_be_given(package):
         ({"input_shapes": {"words": (9, 6)}}, "model 'reader' has no input 'words'; it has tokens"),
         ({"input_shapes": [(9, 6), (9, 6)]}, "model 'reader' has 1 inputs; input_shapes has 2 shapes"),
         ({"batch": 0}, "batch=0: a batch has at least one example"),
+        ({"batch": 2.5}, "batch=2.5: a batch has at least one example"),
+        ({"batch": "2"}, "batch='2': a batch has at least one example"),
+        ({"batch": True}, "batch=True: a batch has at least one example"),
         ({"dtype": "float8"}, "dtype 'float8' is not one that is counted; choose from float64, float32, float16"),
     ],
 )

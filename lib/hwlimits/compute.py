@@ -35,7 +35,10 @@ from hwlimits.counting import (
     Utilization,
     activation_flops,
     bytes_per_element,
+    each,
+    examples,
     per_batch,
+    sizes,
     utilization,
     utilizations,
 )
@@ -65,6 +68,7 @@ def dense(
     >>> dense(784, 300).macs, dense(784, 300).parameters
     (235200, 235500)
     """
+    inputs, outputs, positions = sizes("dense", inputs=inputs, outputs=outputs, positions=positions)
     return per_batch(
         batch=batch,
         dtype=dtype,
@@ -89,18 +93,19 @@ def einsum(equation: str, *shapes: Sequence[int]) -> int:
     if len(operands) != len(shapes) or len(shapes) > 2:
         raise CountError(f"einsum {equation!r} with {len(shapes)} arrays: one or two are counted, as many as it names")
     lengths: dict[str, int] = {}
-    for labels, shape in zip(operands, shapes, strict=True):
+    for labels, given in zip(operands, shapes, strict=True):
+        (shape,) = sizes("einsum", shape=given)
         named = len(labels.replace("...", ""))
         # axes under an ellipsis align at their end, as NumPy broadcasts
         hidden = [f"...{i}" for i in range(len(shape) - named, 0, -1)]
         before, dots, after = labels.partition("...")
         all_labels = [*before, *(hidden if dots else []), *after]
         if len(all_labels) != len(shape):
-            raise CountError(f"einsum {equation!r}: {labels!r} doesn't fit the shape {tuple(shape)}")
+            raise CountError(f"einsum {equation!r}: {labels!r} doesn't fit the shape {shape}")
         for label, length in zip(all_labels, shape, strict=True):
             if 1 != lengths.get(label, 1) != length != 1:
                 raise CountError(f"einsum {equation!r}: {label!r} is {lengths[label]} and {length}")
-            lengths[label] = max(lengths.get(label, 1), int(length))
+            lengths[label] = max(lengths.get(label, 1), length)
     return prod(lengths.values()) if len(shapes) == 2 else 0
 
 
@@ -122,6 +127,10 @@ def einsum_dense(
     >>> einsum_dense("abc,cde->abde", (128, 768), (768, 12, 64), (128, 12, 64), bias_elements=768).macs
     75497472
     """
+    input_shape, kernel_shape, output_shape = sizes(
+        "einsum_dense", input_shape=input_shape, kernel_shape=kernel_shape, output_shape=output_shape
+    )
+    (bias_elements,) = sizes("einsum_dense", 0, bias_elements=bias_elements)
     return per_batch(
         batch=batch,
         dtype=dtype,
@@ -142,9 +151,14 @@ def dot(a_shape: Sequence[int], b_shape: Sequence[int], axes: Sequence[int], *, 
     >>> dot((4, 8), (6, 8), axes=(1, 1)).macs == 4 * 6 * 8
     True
     """
+    a_shape, b_shape = sizes("dot", a_shape=a_shape, b_shape=b_shape)
+    axes = each("axes", axes, 2, least=0)
+    for axis, shape in zip(axes, (a_shape, b_shape), strict=True):
+        if axis >= len(shape):
+            raise CountError(f"dot(axes={axes}): {shape} has no axis {axis}; its axes are counted from 0")
     depth = a_shape[axes[0]]
     if depth != b_shape[axes[1]]:
-        raise CountError(f"dot: axis {axes[0]} of {tuple(a_shape)} and axis {axes[1]} of {tuple(b_shape)} differ")
+        raise CountError(f"dot: axis {axes[0]} of {a_shape} and axis {axes[1]} of {b_shape} differ")
     elements = prod(a_shape), prod(b_shape)
     outputs = elements[0] // depth * (elements[1] // depth)
     return per_batch(
@@ -165,8 +179,9 @@ def embedding(lookups: int, features: int, vocabulary: int, *, batch: int = 1, d
     >>> embedding(128, features=768, vocabulary=30522).bytes_read == 128 * (768 * 4 + 4)
     True
     """
+    lookups, features, vocabulary = sizes("embedding", lookups=lookups, features=features, vocabulary=vocabulary)
     rows = per_batch(batch=batch, dtype=dtype, read=lookups * features, written=lookups * features)
-    return rows + Cost(parameters=vocabulary * features, bytes_read=batch * lookups * 4)
+    return rows + Cost(parameters=vocabulary * features, bytes_read=examples(batch) * lookups * 4)
 
 
 def activation(shape: Sequence[int], name: str, *, parameters: int = 0, batch: int = 1, dtype: str = "float32") -> Cost:
@@ -175,6 +190,7 @@ def activation(shape: Sequence[int], name: str, *, parameters: int = 0, batch: i
     >>> activation((26, 26, 32), "relu").intensity  # one operation for eight bytes
     0.125
     """
+    (shape,) = sizes("activation", shape=shape)
     n = prod(shape)
     return per_batch(
         batch=batch, dtype=dtype, read=n, written=n, other_flops=n * activation_flops(name), parameters=parameters
@@ -191,6 +207,9 @@ def batch_norm(
     >>> batch_norm((26, 26, 32)).other_flops == 2 * 26 * 26 * 32
     True
     """
+    (shape,) = sizes("batch_norm", shape=shape)
+    if not shape:
+        raise CountError("batch_norm(shape=()): the shape must have the channels at least")
     n = prod(shape)
     parameters = shape[-1] * (2 + scale + center)
     return per_batch(batch=batch, dtype=dtype, read=n, written=n, other_flops=2 * n, parameters=parameters)
@@ -215,9 +234,9 @@ def layer_norm(
     >>> layer_norm((128, 768), normalized=768).other_flops == 128 * (8 * 768 + 3)
     True
     """
-    n = prod(shape)
-    scale = normalized if scale is None else scale
-    center = normalized if center is None else center
+    n, normalized = _groups("layer_norm", shape, normalized)
+    (scale,) = sizes("layer_norm", 0, scale=normalized if scale is None else scale)
+    (center,) = sizes("layer_norm", 0, center=normalized if center is None else center)
     return per_batch(
         batch=batch,
         dtype=dtype,
@@ -234,7 +253,7 @@ def rms_norm(shape: Sequence[int], normalized: int, *, batch: int = 1, dtype: st
     >>> rms_norm((128, 768), normalized=768).other_flops == 128 * (4 * 768 + 3)
     True
     """
-    n = prod(shape)
+    n, normalized = _groups("rms_norm", shape, normalized)
     other_flops = 4 * n + n // normalized * 3
     return per_batch(batch=batch, dtype=dtype, read=n, written=n, other_flops=other_flops, parameters=normalized)
 
@@ -245,8 +264,16 @@ def unit_norm(shape: Sequence[int], normalized: int, *, batch: int = 1, dtype: s
     >>> unit_norm((128, 768), normalized=768).other_flops == 128 * (3 * 768 + 2)
     True
     """
-    n = prod(shape)
+    n, normalized = _groups("unit_norm", shape, normalized)
     return per_batch(batch=batch, dtype=dtype, read=n, written=n, other_flops=_to_unit_length(n, n // normalized))
+
+
+def _groups(function: str, shape: Sequence[int], normalized: int) -> tuple[int, int]:
+    """The elements of the shape and those of one group, if groups of that size fill it."""
+    shape, normalized = sizes(function, shape=shape, normalized=normalized)
+    if prod(shape) % normalized:
+        raise CountError(f"{function}(normalized={normalized}): must divide the {prod(shape)} elements of {shape}")
+    return prod(shape), normalized
 
 
 def _to_unit_length(elements: int, vectors: int) -> int:
@@ -263,6 +290,9 @@ def merge(kind: str, shapes: Sequence[Sequence[int]], *, batch: int = 1, dtype: 
     >>> merge("add", [(56, 56, 64), (56, 56, 64)]).other_flops == 56 * 56 * 64
     True
     """
+    if len(shapes) == 0:
+        raise CountError(f"merge({kind!r}, shapes={shapes!r}): give the shape of one tensor at least")
+    shapes = [sizes("merge", shape=shape)[0] for shape in shapes]
     read = sum(prod(shape) for shape in shapes)
     if kind == "concatenate":
         return per_batch(batch=batch, dtype=dtype, read=read, written=read)
@@ -270,9 +300,14 @@ def merge(kind: str, shapes: Sequence[Sequence[int]], *, batch: int = 1, dtype: 
         raise CountError(
             f"merge {kind!r} is not one of add, subtract, multiply, maximum, minimum, average, concatenate"
         )
-    so_far, other_flops = tuple(shapes[0]), 0
+    so_far, other_flops = shapes[0], 0
     for shape in shapes[1:]:
-        so_far = np.broadcast_shapes(so_far, tuple(shape))
+        try:
+            so_far = np.broadcast_shapes(so_far, shape)
+        except ValueError:
+            raise CountError(
+                f"merge({kind!r}, shapes={shapes}): {shape} doesn't broadcast with {so_far}; lengths must be equal or 1"
+            ) from None
         other_flops += prod(so_far)
     other_flops += prod(so_far) * (kind == "average")
     return per_batch(batch=batch, dtype=dtype, read=read, written=prod(so_far), other_flops=other_flops)
@@ -286,4 +321,5 @@ def move(read: int, written: int, *, flops_per_output: int = 0, batch: int = 1, 
     >>> move(read=100, written=400).bytes
     2000
     """
+    read, written, flops_per_output = sizes("move", 0, read=read, written=written, flops_per_output=flops_per_output)
     return per_batch(batch=batch, dtype=dtype, read=read, written=written, other_flops=written * flops_per_output)

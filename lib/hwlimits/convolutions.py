@@ -7,7 +7,7 @@ from math import ceil, prod
 
 import numpy as np
 
-from hwlimits.counting import Cost, CountError, activation_flops, bytes_per_element, per_batch
+from hwlimits.counting import Cost, CountError, activation_flops, bytes_per_element, each, examples, per_batch, sizes
 from hwlimits.sequences import lstm_flops
 
 
@@ -29,8 +29,9 @@ def window_positions(
     """
     if padding not in ("valid", "same", "causal"):
         raise CountError(f"padding {padding!r} is not one of 'valid', 'same', 'causal'")
-    found = []
-    for length, k, s, d in zip(lengths, *(_each(x, len(lengths)) for x in (window, strides, dilation)), strict=True):
+    axes, found = len(lengths), []
+    windows = each("window", window, axes), each("strides", strides, axes), each("dilation", dilation, axes)
+    for length, k, s, d in zip(each("lengths", lengths, axes), *windows, strict=True):
         span = d * (k - 1) + 1
         places = length if padding != "valid" else length - span + 1
         if places < 1:
@@ -42,12 +43,12 @@ def window_positions(
     return tuple(found)
 
 
-def _each(value: int | Sequence[int], axes: int) -> tuple[int, ...]:
-    """One number for each axis."""
-    values = (value,) * axes if isinstance(value, (int, np.integer)) else tuple(value)
-    if len(values) != axes or not all(v >= 1 for v in values):
-        raise CountError(f"{value} given for {axes} axes: give one number above 0, or {axes} of them")
-    return values
+def _image(function: str, input_shape: Sequence[int]) -> tuple[tuple[int, ...], int]:
+    """Lengths and channels of one example, if it has both."""
+    (shape,) = sizes(function, input_shape=input_shape)
+    if len(shape) < 2:
+        raise CountError(f"{function}(input_shape={input_shape!r}): must be (length..., channels)")
+    return shape[:-1], shape[-1]
 
 
 def conv(
@@ -74,16 +75,17 @@ def conv(
     >>> conv((112, 112, 64), filters=64, kernel=3, padding="same", groups=64).macs == 112 * 112 * 64 * 9
     True
     """
-    *lengths, channels = input_shape
+    lengths, channels = _image("conv", input_shape)
+    filters, groups = sizes("conv", filters=filters, groups=groups)
     if channels % groups or filters % groups:
         raise CountError(f"conv: {groups} groups must divide {channels} channels and {filters} filters")
-    kernel = _each(kernel, len(lengths))
+    kernel = each("kernel", kernel, len(lengths))
     outputs = prod(window_positions(lengths, kernel, strides, padding, dilation)) * filters
     weights_per_output = prod(kernel) * channels // groups
     return per_batch(
         batch=batch,
         dtype=dtype,
-        read=prod(input_shape),
+        read=prod(lengths) * channels,
         written=outputs,
         macs=outputs * weights_per_output,
         other_flops=outputs * (bias + activation_flops(activation)),
@@ -115,15 +117,18 @@ def conv_transpose(
     """
     if padding not in ("valid", "same"):
         raise CountError(f"padding {padding!r} is not one of 'valid', 'same'")
-    *lengths, channels = input_shape
-    kernel, strides, dilation = (_each(x, len(lengths)) for x in (kernel, strides, dilation))
+    lengths, channels = _image("conv_transpose", input_shape)
+    (filters,), axes = sizes("conv_transpose", filters=filters), len(lengths)
+    kernel, strides = each("kernel", kernel, axes), each("strides", strides, axes)
+    dilation = each("dilation", dilation, axes)
+    if output_padding is not None:
+        output_padding = each("output_padding", output_padding, axes, least=0)
     places = 1
     for i, length in enumerate(lengths):
         span = dilation[i] * (kernel[i] - 1) + 1
         if output_padding is not None:
-            extra = output_padding if isinstance(output_padding, int) else output_padding[i]
             cut = 2 * (span // 2) if padding == "same" else 0
-            places *= (length - 1) * strides[i] + span - cut + extra
+            places *= (length - 1) * strides[i] + span - cut + output_padding[i]
         elif padding == "same":
             places *= length * strides[i]
         else:
@@ -132,7 +137,7 @@ def conv_transpose(
     return per_batch(
         batch=batch,
         dtype=dtype,
-        read=prod(input_shape),
+        read=prod(lengths) * channels,
         written=places * filters,
         macs=prod(lengths) * weights,
         other_flops=places * filters * (bias + activation_flops(activation)),
@@ -159,8 +164,10 @@ def separable_conv(
     >>> separable_conv((28, 28, 32), filters=64, kernel=3, padding="same").macs == 28 * 28 * (32 * 9 + 32 * 64)
     True
     """
-    *lengths, channels = input_shape
+    lengths, channels = _image("separable_conv", input_shape)
+    filters, depth_multiplier = sizes("separable_conv", filters=filters, depth_multiplier=depth_multiplier)
     between = channels * depth_multiplier
+    kernel = each("kernel", kernel, len(lengths))
     options = {"batch": batch, "dtype": dtype}
     places = window_positions(lengths, kernel, strides, padding, dilation)
     depthwise = conv(
@@ -168,7 +175,7 @@ def separable_conv(
         bias=False, **options,
     )  # fmt: skip
     pointwise = conv((*places, between), filters, 1, bias=bias, activation=activation, **options)
-    inner_bytes = batch * prod(places) * between * bytes_per_element(dtype)
+    inner_bytes = examples(batch) * prod(places) * between * bytes_per_element(dtype)
     both = depthwise + pointwise
     return Cost(
         both.macs, both.other_flops, both.parameters, both.bytes_read - inner_bytes, both.bytes_written - inner_bytes
@@ -194,8 +201,9 @@ def local_conv(
     >>> local_conv((8, 8, 3), filters=4, kernel=3, bias=False).parameters == 6 * 6 * 4 * 9 * 3
     True
     """
-    *lengths, channels = input_shape
-    kernel, strides = _each(kernel, len(lengths)), _each(strides, len(lengths))
+    lengths, channels = _image("local_conv", input_shape)
+    (filters,) = sizes("local_conv", filters=filters)
+    kernel, strides = each("kernel", kernel, len(lengths)), each("strides", strides, len(lengths))
     places = window_positions(lengths, kernel, strides, padding)
     taps_inside = 1
     for n, length, k, s in zip(places, lengths, kernel, strides, strict=True):
@@ -206,7 +214,7 @@ def local_conv(
     return per_batch(
         batch=batch,
         dtype=dtype,
-        read=prod(input_shape),
+        read=prod(lengths) * channels,
         written=outputs,
         macs=weights,
         other_flops=outputs * (bias + activation_flops(activation)),
@@ -239,13 +247,15 @@ def conv_lstm(
     >>> conv_lstm((8, 8, 3), 4, 3, steps=5).macs == 5 * 4 * 4 * 9 * 6 * 6 * (3 + 4)
     True
     """
-    *lengths, channels = input_shape
+    lengths, channels = _image("conv_lstm", input_shape)
+    filters, steps = sizes("conv_lstm", filters=filters, steps=steps)
+    kernel = each("kernel", kernel, len(lengths))
     places = prod(window_positions(lengths, kernel, strides, padding, dilation))
-    weights = 4 * filters * prod(_each(kernel, len(lengths))) * (channels + filters)
+    weights = 4 * filters * prod(kernel) * (channels + filters)
     return per_batch(
         batch=batch,
         dtype=dtype,
-        read=steps * prod(input_shape),
+        read=steps * prod(lengths) * channels,
         written=places * filters * (steps if return_sequences else 1),
         macs=steps * places * weights,
         other_flops=steps * places * filters * lstm_flops(activation, recurrent_activation, bias),
@@ -269,9 +279,9 @@ def pooling(
     >>> pooling((28, 28, 32), 2).other_flops == 14 * 14 * 32 * 2 * 2
     True
     """
-    *lengths, channels = input_shape
-    pool = _each(pool, len(lengths))
+    lengths, channels = _image("pooling", input_shape)
+    pool = each("pool", pool, len(lengths))
     outputs = prod(window_positions(lengths, pool, pool if strides is None else strides, padding)) * channels
     return per_batch(
-        batch=batch, dtype=dtype, read=prod(input_shape), written=outputs, other_flops=outputs * prod(pool)
+        batch=batch, dtype=dtype, read=prod(lengths) * channels, written=outputs, other_flops=outputs * prod(pool)
     )

@@ -16,8 +16,9 @@ Here stand the conventions of every count in the course; `hwlimits.compute` has 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from numbers import Integral
 
 DTYPES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
 
@@ -84,6 +85,56 @@ def activation_flops(name: str | None) -> int:
     return ACTIVATION_FLOPS[name]
 
 
+def _is_whole(value, least: int) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and value >= least
+
+
+def sizes(function: str, least: int = 1, /, **given) -> tuple:
+    """The dimensions given, checked: a number as an int, one whose name ends in 'shape' as a tuple of them.
+
+    NumPy's integers become Python's, which can't overflow in a product.
+    Raises CountError for what is not a whole number of at least `least`; `function` is named in it.
+
+    >>> sizes("conv", input_shape=[28, 28, 1], filters=32)
+    ((28, 28, 1), 32)
+    """
+    found = []
+    for name, value in given.items():
+        several = name.endswith("shape")
+        numbers = tuple(value) if several and isinstance(value, Iterable) else (value,)
+        if not all(_is_whole(n, least) for n in numbers):
+            need = f"whole numbers, each at least {least}" if several else f"a whole number, at least {least}"
+            raise CountError(f"{function}({name}={value!r}): {name} must be {need}")
+        found.append(tuple(int(n) for n in numbers) if several else int(value))
+    return tuple(found)
+
+
+def each(name: str, value, axes: int, least: int = 1) -> tuple[int, ...]:
+    """One number for each axis: `value` itself if it has that many, else the one number repeated.
+
+    Raises CountError for another number of them, and for one below `least`.
+
+    >>> each("strides", 2, axes=3)
+    (2, 2, 2)
+    """
+    values = tuple(value) if isinstance(value, Iterable) else (value,) * axes
+    if len(values) != axes or not all(_is_whole(v, least) for v in values):
+        need = f"one whole number of at least {least}, or {axes} of them"
+        raise CountError(f"{name}={value!r} given for {axes} axes: give {need}")
+    return tuple(int(v) for v in values)
+
+
+def examples(batch: int) -> int:
+    """The batch as an int. Raises CountError for what is not a whole number above 0.
+
+    >>> examples(32)
+    32
+    """
+    if not _is_whole(batch, 1):
+        raise CountError(f"batch={batch!r}: a batch has at least one example")
+    return int(batch)
+
+
 @dataclass(frozen=True)
 class Cost:
     """What something computes and moves. One MAC is two FLOPs; bytes as in the module's text.
@@ -127,20 +178,22 @@ def per_batch(*, batch: int, dtype: str, read: int, written: int, macs=0, other_
 
     read, written   elements of input and output for one example
 
-    Raises CountError for a batch below 1 or an unknown dtype.
+    Raises CountError for a batch that is not a whole number above 0, for a count that is not a
+    whole number or negative, and for an unknown dtype.
 
     >>> per_batch(batch=8, dtype="int8", read=10, written=2, macs=20, parameters=20)
     Cost(macs=160, other_flops=0, parameters=20, bytes_read=100, bytes_written=16)
     """
-    if batch < 1:
-        raise CountError(f"batch={batch}: a batch has at least one example")
-    size = bytes_per_element(dtype)
+    batch, size = examples(batch), bytes_per_element(dtype)
+    read, written, macs, other_flops, parameters = sizes(
+        "per_batch", 0, read=read, written=written, macs=macs, other_flops=other_flops, parameters=parameters
+    )
     return Cost(
-        macs=int(batch * macs),
-        other_flops=int(batch * other_flops),
-        parameters=int(parameters),
-        bytes_read=int(batch * read + parameters) * size,
-        bytes_written=int(batch * written) * size,
+        macs=batch * macs,
+        other_flops=batch * other_flops,
+        parameters=parameters,
+        bytes_read=(batch * read + parameters) * size,
+        bytes_written=batch * written * size,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hwlimits.counting import Cost, CountError, activation_flops, per_batch
+from hwlimits.counting import Cost, CountError, activation_flops, per_batch, sizes
 
 
 def attention(
@@ -37,16 +37,22 @@ def attention(
     >>> attention(queries=128, features=768, heads=12, key_dim=64).macs  # a layer of BERT-base
     327155712
     """
-    value_dim = value_dim or key_dim
-    key_heads = key_heads or heads
+    self_attention, separate_key = keys is None, key_features is not None
+    queries, features, heads, key_dim = sizes(
+        "attention", queries=queries, features=features, heads=heads, key_dim=key_dim
+    )
+    value_features = features if value_features is None else value_features
+    value_dim, keys, key_heads, value_features, key_features, output_features = sizes(
+        "attention",
+        value_dim=key_dim if value_dim is None else value_dim,
+        keys=queries if keys is None else keys,
+        key_heads=heads if key_heads is None else key_heads,
+        value_features=value_features,
+        key_features=value_features if key_features is None else key_features,
+        output_features=features if output_features is None else output_features,
+    )
     if heads % key_heads:
         raise CountError(f"attention: {heads} heads can't share {key_heads} key heads evenly")
-    self_attention = keys is None
-    keys = queries if self_attention else keys
-    value_features = value_features or features
-    separate_key = key_features is not None
-    key_features = key_features or value_features
-    output_features = output_features or features
 
     projections = {  # inputs, outputs, positions
         "query": (features, heads * key_dim, queries),
@@ -92,7 +98,9 @@ def dot_attention(
     >>> dot_attention(queries=4, keys=6, features=8).macs == 2 * 4 * 6 * 8
     True
     """
-    value_features = value_features or features
+    queries, keys, features, value_features = _attended(
+        "dot_attention", queries, keys, features, value_features, inputs
+    )
     scores = queries * keys
     return per_batch(
         batch=batch,
@@ -124,7 +132,9 @@ def additive_attention(
     >>> additive_attention(queries=4, keys=6, features=8).macs == 2 * 4 * 6 * 8
     True
     """
-    value_features = value_features or features
+    queries, keys, features, value_features = _attended(
+        "additive_attention", queries, keys, features, value_features, inputs
+    )
     scores = queries * keys
     add_and_tanh = 1 + activation_flops("tanh")
     return per_batch(
@@ -136,6 +146,14 @@ def additive_attention(
         other_flops=scores * (features * add_and_tanh + (not scale) * (features - 1) + activation_flops("softmax")),
         parameters=scale * features,
     )
+
+
+def _attended(function: str, queries, keys, features, value_features, inputs) -> tuple[int, ...]:
+    """The dimensions of an attention without projections, checked; the values' width is `features` if not given."""
+    if inputs not in (1, 2, 3):
+        raise CountError(f"{function}(inputs={inputs!r}): one, two or three tensors come in")
+    value_features = features if value_features is None else value_features
+    return sizes(function, queries=queries, keys=keys, features=features, value_features=value_features)
 
 
 def lstm_flops(activation: str | None, recurrent_activation: str | None, bias: bool) -> int:
@@ -168,7 +186,7 @@ def lstm(
     True
     """
     return _recurrent(
-        inputs, units, steps, 4, 4 * units * bias, lstm_flops(activation, recurrent_activation, bias),
+        "lstm", inputs, units, steps, 4, 4 * bias, lstm_flops(activation, recurrent_activation, bias),
         return_sequences, batch, dtype,
     )  # fmt: skip
 
@@ -197,7 +215,7 @@ def gru(
     biases = bias * (2 if reset_after else 1)
     # three sums of two products; the reset's product; z*h + (1 - z)*candidate
     per_unit = 3 * (1 + biases) + 1 + 4 + 2 * activation_flops(recurrent_activation) + activation_flops(activation)
-    return _recurrent(inputs, units, steps, 3, 3 * units * biases, per_unit, return_sequences, batch, dtype)
+    return _recurrent("gru", inputs, units, steps, 3, 3 * biases, per_unit, return_sequences, batch, dtype)
 
 
 def simple_rnn(
@@ -217,10 +235,11 @@ def simple_rnn(
     True
     """
     per_unit = 1 + bias + activation_flops(activation)
-    return _recurrent(inputs, units, steps, 1, units * bias, per_unit, return_sequences, batch, dtype)
+    return _recurrent("simple_rnn", inputs, units, steps, 1, bias, per_unit, return_sequences, batch, dtype)
 
 
-def _recurrent(inputs, units, steps, gates, biases, flops_per_unit, return_sequences, batch, dtype) -> Cost:
+def _recurrent(kind, inputs, units, steps, gates, biases, flops_per_unit, return_sequences, batch, dtype) -> Cost:
+    inputs, units, steps = sizes(kind, inputs=inputs, units=units, steps=steps)
     weights = gates * units * (inputs + units)
     return per_batch(
         batch=batch,
@@ -229,5 +248,5 @@ def _recurrent(inputs, units, steps, gates, biases, flops_per_unit, return_seque
         written=units * (steps if return_sequences else 1),
         macs=steps * weights,
         other_flops=steps * units * flops_per_unit,
-        parameters=weights + biases,
+        parameters=weights + units * biases,
     )

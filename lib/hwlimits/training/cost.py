@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
-from hwlimits.compute import Cost, CountError, LayerCost, ModelCost, bytes_per_element
+from hwlimits.compute import Cost, CountError, LayerCost, ModelCost, bytes_per_element, examples
 from hwlimits.training import (
     cost_layers,  # noqa: F401  enters its formulas
     cost_light_layers,  # noqa: F401  enters its formulas
@@ -42,7 +42,8 @@ def cost(model, batch: int = 1, dtype: str = "float32", *, input_shapes=None) ->
                    them in the order of `model.inputs`, or {input name: shape}
 
     A layer that is called twice has two rows, the second without parameters. Layers of a model
-    within are 'outer/inner'. A wrapper of tfmot counts as the layer it wraps. Masks are not counted.
+    within are 'outer/inner'. A wrapper of tfmot counts as the layer it wraps. What
+    works out a mask, and nothing else, has no row; that a `Masking` layer sets its input to 0 is counted.
 
     Raises CountError where the model has no input shape, leaves a length open or was built for
     another batch, for an unknown dtype, and for Keras 3 on another backend than TensorFlow.
@@ -52,8 +53,7 @@ def cost(model, batch: int = 1, dtype: str = "float32", *, input_shapes=None) ->
     2528000
     """
     bytes_per_element(dtype)  # an unknown one is refused before the work
-    if batch < 1:
-        raise CountError(f"batch={batch}: a batch has at least one example")
+    batch = examples(batch)
     if not _doors(model):
         raise CountError(f"cost() counts models of tf_keras and Keras 3; this is a {type(model).__name__}")
     if any(door.__module__.startswith("keras.") for door in _doors(model)):
@@ -221,8 +221,10 @@ class _Count:
         elif type(layer).__name__ == "TimeDistributed":
             self._walk_each_step(call, inputs, name)
         else:
+            masks = _only_masks(call)
             for child in call.children:
-                self.walk(child, "" if path is None else name)
+                if id(child) not in masks:
+                    self.walk(child, "" if path is None else name)
             self._walk_own(call, name)
 
     def _walk_each_step(self, call: _Call, inputs: list, name: str) -> None:
@@ -270,6 +272,32 @@ class _Count:
                 note,
             )
         )
+
+
+def _only_masks(call: _Call) -> set[int]:
+    """The ids of the calls within that work out masks for their neighbours and nothing else.
+
+    Keras 3 makes a call of each step of a mask (`NotEqual`, `Any`) where tf_keras does it out of sight.
+    """
+    own = {operation.name for operation in call.own_operations()}
+    masks: set[int] = set()
+    used = {id(tensor) for tensor in call.outputs}  # for more than a mask
+    found = set()
+
+    def is_only_mask(tensor) -> bool:
+        if tensor.dtype != tf.bool or id(tensor) not in masks or id(tensor) in used:
+            return False
+        return not any(user.name in own for user in tensor.consumers())
+
+    for child in reversed(call.children):  # what uses a tensor comes after what made it
+        more = child.children or getattr(child.layer, "weights", [])
+        if child.outputs and not more and all(map(is_only_mask, child.outputs)):
+            found.add(id(child))
+            masks |= {id(tensor) for tensor in _tensors((child.args, child.kwargs))}
+        else:
+            for name, value in {"args": child.args, **child.kwargs}.items():
+                (masks if name.endswith("mask") else used).update(id(tensor) for tensor in _tensors(value))
+    return found
 
 
 def _arguments(call: _Call, layer) -> tuple[dict[str, Any], list]:

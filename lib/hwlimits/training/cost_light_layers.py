@@ -111,6 +111,13 @@ def _dot(call):
     return reading(call, cost, *call.inputs)
 
 
+@formula("Masking")
+def _masking(call):
+    # x != mask_value ? x : 0, as a comparison and a product; the mask that goes with it is not counted
+    elements = prod(call.shape[1:])
+    return compute.move(elements, elements, flops_per_output=2, **call.options)
+
+
 @formula("Permute", "RepeatVector", *(f"{kind}{n}D" for kind in ("ZeroPadding", "UpSampling") for n in (1, 2, 3)))
 def _copy(call):
     flops = {"nearest": 0, "bilinear": 9}  # bilinear: three of a + t (b - a)
