@@ -142,10 +142,11 @@ def test_what_does_not_fit_is_said(a, b, out, error, said):
 
 
 def test_out_may_not_be_one_of_the_factors():
-    a = np.ones((4, 4), np.float32)
-    with pytest.raises(ValueError, match="out shares memory with a or b"):
-        sgemm(a, a, a)
-    assert np.array_equal(a, np.ones((4, 4))), "and nothing was written"
+    a, b = np.ones((2, 4, 4), np.float32)
+    for out in (a, b, a[::-1]):
+        with pytest.raises(ValueError, match="out shares memory with a or b"):
+            sgemm(a, b, out)
+        assert np.array_equal(out, np.ones((4, 4))), "and nothing was written"
 
 
 FOR_ANOTHER = {

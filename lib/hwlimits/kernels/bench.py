@@ -29,7 +29,7 @@ from hwlimits.machine.provenance import provenance, require_clean_commit
 from hwlimits.machine.timing import Comparison, compare
 
 COMPILER = os.environ.get("CC", "cc")
-# The loop as it stands: without the second flag, the compiler puts a call of memcpy in the place of copy.
+# The loop as it stands: without the third flag, a compiler may put a call of memcpy in the place of copy.
 FLAGS = ("-O3", "-march=native", "-fno-tree-loop-distribute-patterns", "-shared", "-fPIC")
 STREAM_BYTES = tuple(24 * 1024 * 4**i for i in range(8))  # the arrays together: from the first-level cache to memory
 GEMM_SIZES = (48, 64, 96, 128, 256, 512, 1024)
