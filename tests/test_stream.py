@@ -35,8 +35,11 @@ def test_a_loop_does_what_numpy_does(name, dtype, shape):
 def test_in_place_is_allowed_and_overlap_is_not(name):
     a, b = np.arange(8.0), np.ones(8)
     expected = EXPECTED[name](a, b, 3)
-    assert np.array_equal(run(name, a.copy(), b, 3, a[:]), expected)
-    assert np.array_equal(run(name, a := np.arange(8.0), b, 3, a[:]), expected), "a view of all of it is the same array"
+    assert np.array_equal(run(name, a.copy(), b, 3, a), expected)
+    a = np.arange(8.0)
+    assert np.array_equal(run(name, a, b, 3, a), expected)
+    a = np.arange(8.0)
+    assert np.array_equal(run(name, a, b, 3, a[:]), expected), "a view of all of it is the same array"
     line = np.arange(9.0)
     with pytest.raises(ValueError, match=f"{name}: out overlaps a; the loop would read what it has just written"):
         run(name, line[:-1], b, 3, line[1:])
