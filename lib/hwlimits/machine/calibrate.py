@@ -1,4 +1,4 @@
-"""Calibration: measure this computer, about a minute, and give its machine card.
+"""Calibration: measure this computer, about two minutes, and give its machine card.
 
     hwlimits calibrate
 
@@ -24,13 +24,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hwlimits.data import cache_folder
+from hwlimits.machine.latency import Point, point_of
 from hwlimits.machine.processor import available_memory_bytes, caches, describe, usable_cores
 from hwlimits.machine.provenance import provenance
 from hwlimits.machine.record import Card, Number
 
-OPERATORS_LIMIT_S = 120  # a process that hangs must not hold up the rest; these take some seconds
+OPERATORS_LIMIT_S = 300  # a process that hangs must not hold up the rest; these take some seconds
 PROCESS_LIMIT_S = 60
-Found = tuple[list[Number], dict[str, str]]  # what was measured; what was left out, and why
+Found = tuple[list[Number | Point], dict[str, str]]  # what was measured; what was left out, and why
 Tick = Callable[[str], None]  # told what is being measured now
 
 
@@ -46,15 +47,16 @@ class Part:
 def calibrate(quick: bool = False, progress: bool = True) -> Card:
     """Measure this computer and return its card; nothing is written (`Card.write` and `card()` do that).
 
-    quick     about 15 s: fewer and shorter samples, a smaller file, and TensorFlow imported once
+    quick     about 30 s: fewer and shorter samples, a smaller file, and TensorFlow imported once
     progress  a bar on stderr that names what is being measured
 
     Never fails for one part: what can't be measured is in `left_out`, with the reason.
     """
     record = provenance(f"hwlimits calibrate{' --quick' if quick else ''}")  # before the work: what is going to do it
     record["machine"] |= describe()
-    numbers, left_out = run(parts(quick), progress)
-    return Card(tuple(numbers), record, left_out)
+    found, left_out = run(parts(quick), progress)
+    numbers, operators = (tuple(x for x in found if isinstance(x, kind)) for kind in (Number, Point))
+    return Card(numbers, record, left_out, operators)
 
 
 def parts(quick: bool = False) -> list[Part]:
@@ -63,7 +65,8 @@ def parts(quick: bool = False) -> list[Part]:
     processes = ("overhead process_start", "overhead numba_import", "overhead tensorflow_import")
     return [
         Part(("peak", "bandwidth"), 8 if quick else 32, lambda tick: _rates(cores, quick, tick)),
-        Part(("overhead litert", "overhead tensorflow"), 4 if quick else 6, lambda tick: _operators(quick, tick)),
+        Part(("overhead litert", "overhead tensorflow"), 4 if quick else 6, lambda tick: _overheads(quick, tick)),
+        Part(("operators",), 14 if quick else 55, lambda tick: _operators(quick, tick)),
         Part(("bandwidth disk",), 1 if quick else 6, lambda tick: _disk(quick, tick)),
         Part(("overhead loopback", "bandwidth loopback"), 1 if quick else 3, lambda tick: _loopback(quick, tick)),
         Part(processes, 5 if quick else 15, lambda tick: _processes(quick, tick)),
@@ -78,7 +81,7 @@ def run(todo: list[Part], progress: bool = True, clock: Callable[[], float] = ti
     """
     from tqdm import tqdm
 
-    numbers: list[Number] = []
+    numbers: list[Number | Point] = []
     left_out: dict[str, str] = {}
     begun_s = 0.0
     form = "{desc:<32}{percentage:3.0f}% |{bar}| {elapsed}, about {remaining} left"
@@ -97,7 +100,9 @@ def run(todo: list[Part], progress: bool = True, clock: Callable[[], float] = ti
             except Exception as error:  # whatever it is, the other parts can still be measured
                 found, missing = [], {name: reason(error) for name in part.gives}
             for number in found:
-                if math.isfinite(number.value) and number.value > 0:
+                if (
+                    isinstance(number, Point) or math.isfinite(number.value) and number.value > 0
+                ):  # it was checked when it was read from the process that measured it
                     numbers.append(number)
                 else:
                     missing[f"{number.quantity} {number.of}"] = f"it came out as {number.value:.3g} {number.unit}"
@@ -136,24 +141,39 @@ def _rates(cores: int, quick: bool, tick: Tick) -> Found:
     return numbers, left_out | {name: reason(error) for name, error in failed.items()}
 
 
-def _operators(quick: bool, tick: Tick) -> Found:
+def _overheads(quick: bool, tick: Tick) -> Found:
     """Run `hwlimits.training.overhead`: TensorFlow is loaded there and not here."""
-    command = [sys.executable, "-m", "hwlimits.training.overhead", *(["--quick"] if quick else [])]
+    found = _child("hwlimits.training.overhead", "LiteRT and TensorFlow overheads", quick, tick)
+    return [Number(**row) for row in found["numbers"]], _reasons(found)
+
+
+def _operators(quick: bool, tick: Tick) -> Found:
+    """Run `hwlimits.training.operator_rates`: LiteRT is loaded there and not here."""
+    found = _child("hwlimits.training.operator_rates", "LiteRT operators", quick, tick)
+    return [point_of(row) for row in found["operators"]], _reasons(found)
+
+
+def _reasons(found: dict) -> dict[str, str]:
+    return {name: _private(why) for name, why in found["left_out"].items()}
+
+
+def _child(module: str, what: str, quick: bool, tick: Tick) -> dict:
+    """What a module that is run as a process of its own says in its last line, which is JSON."""
+    command = [sys.executable, "-m", module, *(["--quick"] if quick else [])]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
         said, end_s = None, time.monotonic() + OPERATORS_LIMIT_S
         try:
             while said is None:
                 if time.monotonic() > end_s:
                     raise TimeoutError(f"the process that measures them had not ended after {OPERATORS_LIMIT_S:g} s")
-                tick("LiteRT and TensorFlow operators")
+                tick(what)
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     said, complaint = child.communicate(timeout=0.3)
         finally:
             child.kill()
     if child.returncode:
         raise RuntimeError(" ".join(complaint.strip().splitlines()[-1:]) or f"it ended with status {child.returncode}")
-    found = json.loads(said.splitlines()[-1])
-    return [Number(**row) for row in found["numbers"]], {name: _private(why) for name, why in found["left_out"].items()}
+    return json.loads(said.splitlines()[-1])
 
 
 def _disk(quick: bool, tick: Tick) -> Found:

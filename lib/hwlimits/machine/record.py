@@ -13,10 +13,12 @@ import os
 import statistics
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from hwlimits.machine.latency import Latency, Point, point_of, record_of
 from hwlimits.machine.provenance import machine
 from hwlimits.machine.timing import NOISY_ABOVE
 from hwlimits.units import quantity
@@ -82,6 +84,7 @@ class Card:
 
     numbers     the measured numbers
     left_out    what could not be measured, by name, and why
+    operators   measured operators of LiteRT: what a prediction for a model starts from (`latency`)
     provenance  command, commit, date, versions and machine, as `hwlimits.machine.provenance` records them;
                 its `machine` also has `usable_cores`, `cpu_quota` and `caches`
     """
@@ -89,6 +92,7 @@ class Card:
     numbers: tuple[Number, ...]
     provenance: dict
     left_out: dict[str, str] = field(default_factory=dict)
+    operators: tuple[Point, ...] = ()
 
     @property
     def machine(self) -> dict:
@@ -148,6 +152,16 @@ class Card:
         """A fixed cost in s, such as 'litert_operator', 'tensorflow_operator', 'process_start', 'loopback'."""
         return self.number("overhead", name).value
 
+    @cached_property
+    def latency(self) -> Latency:
+        """The times of LiteRT's operators on this computer, one thread. Raises CardError for a card without them."""
+        if not self.operators:
+            why = self.left_out.get("operators", "it was made before operators were measured")
+            raise CardError(
+                f"the card of {self.name} has no operator times ({why}): `hwlimits calibrate` measures them"
+            )
+        return Latency(self.operators, self.overhead_s("litert_invoke"), self.overhead_s("litert_operator"))
+
     def roofline(self, precision: str, threads: int | str = 1):
         """The roofline of this computer: its peak, and the bandwidth of each memory level.
 
@@ -174,10 +188,14 @@ class Card:
         path = Path(path)
         rows = [asdict(number) | {"noisy": number.noisy} for number in self.numbers]
         content = {"schema": SCHEMA, "provenance": self.provenance, "numbers": rows, "left_out": self.left_out}
+        text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+        if self.operators:  # a line each: there are many
+            lines = ",\n  ".join(json.dumps(record_of(point), allow_nan=False) for point in self.operators)
+            text = f'{text[:-2]},\n "operators": [\n  {lines}\n ]\n}}'
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f"{path.name}.{os.getpid()}.part")
         try:
-            part.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+            part.write_text(text + "\n", encoding="utf-8")
             os.replace(part, path)
         finally:
             part.unlink(missing_ok=True)
@@ -251,7 +269,10 @@ def _card(content) -> Card:
     labels = [f"{number.quantity} {_label(number)}" for number in numbers]
     if twice := {label for label in labels if labels.count(label) > 1}:
         raise ValueError(f"it gives {min(twice)} twice")
-    return Card(numbers, record, left_out)
+    operators = content.get("operators", [])
+    if not isinstance(operators, list):
+        raise ValueError("`operators` is no list")
+    return Card(numbers, record, left_out, tuple(point_of(row) for row in operators))
 
 
 _TYPES = {"quantity": str, "of": str, "threads": int, "value": float, "unit": str, "iqr": float, "n": int, "how": str,
