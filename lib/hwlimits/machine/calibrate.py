@@ -100,9 +100,7 @@ def run(todo: list[Part], progress: bool = True, clock: Callable[[], float] = ti
             except Exception as error:  # whatever it is, the other parts can still be measured
                 found, missing = [], {name: reason(error) for name in part.gives}
             for number in found:
-                if (
-                    isinstance(number, Point) or math.isfinite(number.value) and number.value > 0
-                ):  # it was checked when it was read from the process that measured it
+                if isinstance(number, Point) or math.isfinite(number.value) and number.value > 0:
                     numbers.append(number)
                 else:
                     missing[f"{number.quantity} {number.of}"] = f"it came out as {number.value:.3g} {number.unit}"

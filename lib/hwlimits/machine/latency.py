@@ -227,7 +227,7 @@ def reuse_distances(works: Sequence[Work]) -> list[dict[str, float]]:
     >>> a = Work("a", "RELU", "float32", (4, 4), 32, (("x", 16),), (("y", 16),))
     >>> b = Work("b", "RELU", "float32", (4, 4), 32, (("y", 16),), (("z", 16),))
     >>> reuse_distances([a, b])
-    [{'x': 48.0}, {'y': 32.0}]
+    [{'x': 48.0}, {'y': 16.0}]
     """
     last: dict[str, int] = {}
     touches: list[tuple[str, int]] = []
