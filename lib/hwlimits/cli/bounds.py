@@ -105,6 +105,13 @@ def _costs(cost: Cost) -> dict:
     }  # fmt: skip
 
 
+def check_complete(model: str, count: ModelCost) -> None:
+    """Raise CliError that names what could not be counted, if anything: the result was printed without it."""
+    if count.not_counted:
+        reasons = "; ".join(f"{name} ({why})" for name, why in count.not_counted.items())
+        raise CliError(f"{model}: not everything could be counted: {reasons}. The totals are without it.")
+
+
 def zoo_names() -> tuple[str, ...]:
     """Names of the model zoo; loads TensorFlow."""
     from hwlimits.training import zoo

@@ -295,9 +295,7 @@ class _Judge:
         timed = limits.latency_s is not None or any(rate is not None for rate, _ in rates)
         if timed and not reasons and "memory.bandwidth" not in device.numbers:
             why = not_known(device, "memory.bandwidth")
-            reasons.append(
-                Reason("not known", f"how fast can't be told: {why}; its arithmetic takes {quantity(time_s, 's')}")
-            )
+            reasons.append(Reason("not known", f"how fast can't be told: {why}"))
         return reasons
 
     def _budget(self, device: Device) -> list[Reason]:
@@ -345,25 +343,25 @@ def _feed(device: Device, link: Link) -> float:
 
 def _memory(device: Device, found: Prediction) -> list[Reason]:
     """Why a device does not hold a model, or why that can't be told."""
-    parts = f"{quantity(found.weight_bytes, 'B')} of weights and {quantity(found.activation_bytes, 'B')} of activations"
     capacity, flash = _value(device, "memory.capacity"), _value(device, "memory.flash")
+    weights, activations, both = found.weight_bytes, found.activation_bytes, found.memory_bytes
     if device.kind == "microcontroller" and flash is not None:
-        checks = (
-            ("weights", found.weight_bytes, "flash", flash),
-            ("activations", found.activation_bytes, "SRAM", capacity),
-        )
-        return [
-            Reason("memory", f"does not hold it: {quantity(needs, 'B')} of {what} in {quantity(has, 'B')} of {where}")
-            for what, needs, where, has in checks if needs > has
-        ]  # fmt: skip
+        checks = (("weights", weights, "flash", flash), ("activations", activations, "SRAM", capacity))
+        lacking = [
+            f"{quantity(needs, 'B')} of {what} in {quantity(has, 'B')} of {where}"
+            for what, needs, where, has in checks
+            if needs > has
+        ]
+        return [Reason("memory", f"does not hold it: {', '.join(lacking)}")] if lacking else []
     if capacity is None:
-        if found.memory_bytes <= (cache_bytes(device) or 0):
+        if both <= (cache_bytes(device) or 0):
             return []  # its caches alone would hold it, and its memory is no smaller
-        return [Reason("not known", f"whether it holds {parts} can't be told: {not_known(device, 'memory.capacity')}")]
-    if found.memory_bytes <= capacity:
+        why = not_known(device, "memory.capacity")
+        return [Reason("not known", f"whether it holds {quantity(both, 'B')} can't be told: {why}")]
+    if both <= capacity:
         return []
     if device.kind == "microcontroller":
-        why = f"{quantity(capacity, 'B')} of SRAM do not hold both, and its flash is beside the chip"
-        return [Reason("not known", f"whether it holds {parts} can't be told: {why}")]
-    beyond = "; what does not fit comes over its link at every call" if device.memory_kind == "on-chip SRAM" else ""
-    return [Reason("memory", f"does not hold it: {parts} in {quantity(capacity, 'B')}{beyond}")]
+        why = f"{quantity(capacity, 'B')} of SRAM do not, and the size of its flash is not known"
+        return [Reason("not known", f"whether it holds {quantity(both, 'B')} can't be told: {why}")]
+    beyond = "; what is too much comes over its link at every call" if device.memory_kind == "on-chip SRAM" else ""
+    return [Reason("memory", f"does not hold it: {quantity(both, 'B')} in {quantity(capacity, 'B')}{beyond}")]
