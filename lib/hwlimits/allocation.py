@@ -40,7 +40,8 @@ def plan(buffers: Iterable[Buffer], alignment: int = 16) -> Plan:
     buffers = _checked(buffers, alignment)
     sizes = {b.name: _up(b.bytes, alignment) for b in buffers}
     placed: list[tuple[int, Buffer]] = []
-    for buffer in sorted(reversed(buffers), key=lambda b: -sizes[b.name]):
+    largest_first = sorted(range(len(buffers)), key=lambda i: (sizes[buffers[i].name], i), reverse=True)
+    for buffer in (buffers[i] for i in largest_first):
         offset = 0
         for at, other in sorted(((at, o) for at, o in placed if o.overlaps(buffer)), key=lambda x: x[0]):
             if at - offset >= sizes[buffer.name]:

@@ -41,7 +41,7 @@ def arena_buffers(file: LiteRTFile, batch: int = 1, *, scratch: bool = True) -> 
     model = file._model
     graph = model.subgraphs[0]
     found, shapes = calls(model, batch)
-    first: dict[int, int] = {i: 0 for i in graph.inputs}
+    first: dict[int, int] = dict.fromkeys(graph.inputs, 0)
     last: dict[int, int] = dict(first)
     extra: list[Buffer] = []
     for call in found:
