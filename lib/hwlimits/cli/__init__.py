@@ -229,17 +229,15 @@ def predict(
     """
     from hwlimits.cli import bounds, predicting
 
-    if device is None:
-        found, entry = predicting.here(model, batch, precision, length), None
-    else:
+    entry = None
+    if device is not None:
         from hwlimits import devices as registry
 
         entry = registry.device(device)  # a wrong name is told before TensorFlow is loaded
-        asked = predicting.ask(model, batch, length)
-        found = predicting.on(entry, asked, precision)
+    asked = predicting.ask(model, batch, length)
+    found = predicting.on(entry, asked, precision) if entry else predicting.here(asked, precision)
     terminal.write_json(found.record()) if as_json else predicting.write(found, model, entry)
-    if entry is not None:
-        bounds.check_complete(model, asked.found.count)
+    bounds.check_complete(model, asked.found.count)
 
 
 @app.command()

@@ -170,6 +170,7 @@ class Counted:
     count: ModelCost
     loaded: object
     runtime: str
+    input_shapes: dict | None = None
 
     @property
     def precision(self) -> str:
@@ -198,8 +199,8 @@ def counted(model: str, batch: int = 1, dtype: str | None = None, length: int | 
     from hwlimits.training import cost
 
     _check_batch(model, loaded, batch)
-    count = cost.cost(loaded, batch, dtype or "float32", input_shapes=_shapes(model, loaded, length))
-    return Counted(count, loaded, "TensorFlow")
+    shapes = _shapes(model, loaded, length)
+    return Counted(cost.cost(loaded, batch, dtype or "float32", input_shapes=shapes), loaded, "TensorFlow", shapes)
 
 
 def _check_batch(model: str, loaded, batch: int) -> None:

@@ -18,6 +18,9 @@ _TIMES = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9, "min": 60.0
 _SIZES = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "PB": 1e15,
           "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}  # fmt: skip
 
+FOR_ALL = 130  # characters from which on a table has all its columns
+MANY = 4  # devices refused for the very same reason are named in one sentence
+
 
 def with_unit(option: str, text: str | None, units: dict[str, float]) -> float | None:
     """A number with its unit, in base units.
@@ -29,11 +32,11 @@ def with_unit(option: str, text: str | None, units: dict[str, float]) -> float |
     """
     if text is None:
         return None
-    found = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)(?:e([+-]?\d+))?\s*([a-zA-Zµ]+)", text.strip())
-    scale = {name.lower(): size for name, size in units.items()}.get(found[3].lower()) if found else None
-    if scale is None or not float(found[1]):
+    found = re.fullmatch(r"((?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*([a-zµ]+)", text.strip().lower())
+    scale = {name.lower(): size for name, size in units.items()}.get(found[2]) if found else None
+    if scale is None or not 0 < float(found[1]) < math.inf:
         raise CliError(f"{option} {text}: a number above 0 with its unit ({', '.join(units)})")
-    return float(found[1]) * 10 ** int(found[2] or 0) * scale
+    return float(found[1]) * scale
 
 
 def _positive(option: str, value: float | None) -> float | None:
@@ -80,38 +83,60 @@ def look(
 
 def write(found: Fit, model: str) -> None:
     """Print what fits, cheapest first, why the others do not, and what the numbers mean."""
-    wide = terminal.is_wide()
     if found.fits:
-        more = ["examples/s", "weights", "activations"] if wide else ["memory"]
-        heads = ["fits", *(["kind"] if wide else []), "precision", "bound", "at least", *more, "power", "price"]
         fed = any(each.fed is not None for each in found.fits)
-        heads += ["fed"] if fed else []
-        terminal.write_table(heads, [_row(each, wide, fed) for each in found.fits], 4 if wide else 3)
+        rows = [_row(each, fed) for each in found.fits]
+        terminal.write_table(list(rows[0]), [row.values() for row in rows], 4 if "kind" in rows[0] else 3)
         terminal.write("")
     if found.others:
-        rows = [(each.device.name, _why(each, wide)) for each in found.others]
-        terminal.write_table(("does not fit", "why"), rows, 2)
-        terminal.write("")
+        _write_others(found.others)
     terminal.write_text("\n".join(_summary(found, model)))
 
 
-def _why(each: Candidate, wide: bool) -> str:
+def _write_others(others: tuple[Candidate, ...]) -> None:
+    """Print why devices do not fit: a row each, and a sentence for what is said of many."""
+    same: dict[str, list[str]] = {}
+    for each in others:
+        same.setdefault(_why(each), []).append(each.device.name)
+    alone = [(name, why) for why, names in same.items() if len(names) < MANY for name in names]
+    if alone:
+        terminal.write_table(("does not fit", "why"), alone, 2)
+        terminal.write("")
+    for why, names in same.items():
+        if len(names) >= MANY:
+            terminal.write_text(f"Does not fit ({why}): {', '.join(names)}.\n")
+
+
+def _why(each: Candidate) -> str:
     """Every reason; on a narrow terminal the first, and of the others what they are about."""
     first, *others = each.reasons
-    if wide or not others:
+    if terminal.is_wide() or not others:
         return "; ".join(reason.text for reason in each.reasons)
-    return f"{first.text} (and {', '.join(dict.fromkeys(reason.kind for reason in others))})"
+    about = (reason.text.partition(": ")[0] if reason.kind == "not known" else reason.kind for reason in others)
+    return f"{first.text} (and {', '.join(dict.fromkeys(about))})"
 
 
-def _row(each: Candidate, wide: bool, fed: bool) -> list[str]:
-    predicted = each.prediction
-    parts = (predicted.weight_bytes, predicted.activation_bytes) if wide else (predicted.memory_bytes,)
-    row = [each.device.name, *([each.device.kind] if wide else []), each.precision]
-    row += [predicting.bound(predicted.bound, predicted.time_s), quantity(predicted.time_s, "s")]
-    row += [quantity(predicted.examples_per_s)] if wide else []
-    row += [*(quantity(part, "B") for part in parts), "?" if each.power_w is None else quantity(each.power_w, "W")]
-    row += ["?" if each.price_usd is None else f"{each.price_usd:,.5g} USD"]
-    return row + (["" if each.fed is None else f"{100 * each.fed:.2g}%"] if fed else [])
+def _row(each: Candidate, fed: bool) -> dict[str, str]:
+    """A row of the table by its heads, with as many columns as the terminal has room for."""
+    predicted, wide, wider = each.prediction, terminal.is_wide(), terminal.is_wide(FOR_ALL)
+    row = {"fits": each.device.name} | ({"kind": each.device.kind} if wider else {})
+    row |= {"precision": each.precision, "bound": predicting.bound(predicted.bound, predicted.time_s)}
+    row |= {"at least": quantity(predicted.time_s, "s")}
+    row |= {"examples/s": quantity(predicted.examples_per_s)} if wide else {}
+    if wider:
+        row |= {
+            "weights": quantity(predicted.weight_bytes, "B"),
+            "activations": quantity(predicted.activation_bytes, "B"),
+        }
+    elif wide or not fed:
+        row |= {"memory": quantity(predicted.memory_bytes, "B")}
+    row |= {"power": "?" if each.power_w is None else quantity(each.power_w, "W")}
+    row |= {"USD": "?" if each.price_usd is None else f"{each.price_usd:,.6g}"}
+    return row | ({"fed": "" if each.fed is None else _percent(each.fed)} if fed else {})
+
+
+def _percent(share: float) -> str:
+    return "<0.1%" if share < 0.001 else f"{100 * share:.2g}%" if share < 0.1 else f"{share:.0%}"
 
 
 def _summary(found: Fit, model: str) -> list[str]:
@@ -120,15 +145,19 @@ def _summary(found: Fit, model: str) -> list[str]:
     if found.others:
         why = Counter(each.reasons[0].kind for each in found.others)
         head += f"; the others are refused by {', '.join(f'{kind} ({n})' for kind, n in why.items())}"
+    priced = [each for each in found.fits if each.price_usd is not None]
+    if priced:
+        head += f"; the cheapest whose price is known is {priced[0].device.name}, {priced[0].price_usd:,.6g} USD"
     lines = [f"{head}.", *_of_load(found)]
     lines.append(
-        "Refused is what a data sheet rules out, or does not say. What is listed may still fail: times are least times, "
-        "at the published peak, and the smaller the model, the more they leave out."
+        "Refused is what a data sheet rules out, or does not say. What is listed may still fail: times are least "
+        "times, at the published peak, and the smaller the model, the more they leave out."
     )
     lines.append(f"{LEFT_OUT[0].upper()}{LEFT_OUT[1:]}.")
     lines.append(
-        "Cheapest first: by price, then power, then time. ?: not published, and so after those with a number. A price "
-        "may be of a board, of a processor alone or of a launch: `hwlimits devices NAME` says which, with its source."
+        "Cheapest first: by price, then power, then time. ?: not published; such a price or power comes last, and a "
+        "time beside such a bound is the arithmetic's alone. A price may be of a board, of a processor alone or of a "
+        "launch: `hwlimits devices NAME` says which, with its source."
     )
     if any(each.precision.startswith("int8") for each in found.fits):
         lines.append("int8 needs a quantized model (chapter 05), whose accuracy has to be measured.")
@@ -166,7 +195,8 @@ def _of_load(found: Fit) -> list[str]:
     if load.link is not None and load.bytes_per_example is not None:
         rate = quantity(load.link.bytes_per_s / load.bytes_per_example)
         lines.append(
-            f"It brings at most {rate} examples/s. fed: the share of its own least-time throughput that a device gets "
-            "over it; below 100% the device waits for data."
+            f"{load.link.name} brings at most {rate} examples/s. fed: the share of its least-time throughput that a "
+            "device gets over it; below 100% the device waits for data. Its own links slow it, too, where the registry "
+            "has them."
         )
     return lines

@@ -43,10 +43,22 @@ class Asked:
 
 def ask(model: str, batch: int, length: int | None) -> Asked:
     """Count a model, and find what it takes in memory. Raises the errors of `bounds.counted`."""
+    from hwlimits.storage import peak_live_bytes
+
     found = bounds.counted(model, batch, None, length)
-    if found.runtime == "LiteRT":
-        return Asked(model, found, weight_bytes=len(found.loaded.content))
-    return Asked(model, found)
+    if found.runtime != "LiteRT":
+        from hwlimits.training.memory import inference_buffers
+
+        buffers = inference_buffers(found.loaded, batch, found.count.dtype, input_shapes=found.input_shapes)
+        return Asked(model, found, activation_bytes=peak_live_bytes(buffers))
+    from hwlimits.training.arena import arena_buffers
+    from hwlimits.training.litert import LiteRTError
+
+    file_bytes = len(found.loaded.content)
+    try:
+        return Asked(model, found, file_bytes, peak_live_bytes(arena_buffers(found.loaded, batch, scratch=False)))
+    except LiteRTError:
+        return Asked(model, found, file_bytes)
 
 
 def on(device, asked: Asked, precision: str | None) -> Prediction:
@@ -63,7 +75,7 @@ def on(device, asked: Asked, precision: str | None) -> Prediction:
     return on_device(asked.found.count, device, wanted, **asked.sizes)
 
 
-def here(model: str, batch: int, precision: str | None, length: int | None) -> Prediction:
+def here(asked: Asked, precision: str | None) -> Prediction:
     """The prediction on this computer, from its machine card."""
     raise CliError(
         "a prediction on this computer is not here yet: say --device NAME (`hwlimits devices` lists them); "

@@ -98,9 +98,9 @@ def _console():
     return Console(width=WIDE if _unlimited() else None, markup=False, highlight=False, emoji=False)
 
 
-def is_wide() -> bool:
+def is_wide(characters: int = FOR_MORE) -> bool:
     """Whether a table has room for its less important columns."""
-    return _console().width >= FOR_MORE
+    return _console().width >= characters
 
 
 def write_table(heads: Sequence[str], rows: Iterable[Sequence], left: int = 1, total: bool = False) -> None:

@@ -200,10 +200,10 @@ def on_device(
     factors            measured / least time, for the upper end; None: those that the course has
                        measured (`measured_factors`), on a CPU, and so for CPUs alone
 
-    `low_s` is a time that no run can beat: all arithmetic at the peak, and beside it the weights that
-    the largest published cache can't keep; where no cache is published, the arithmetic alone. `high_s`
-    is the least time times the largest factor. That factor is over measured peaks, which are
-    below published ones, so a run may take longer still.
+    `low_s` is a time that no run can beat, if the registry has all of a chip's caches: all arithmetic at
+    the peak, and beside it the weights that those caches can't keep from call to call; where it has
+    none, the arithmetic alone. `high_s` is the least time times the largest factor. That factor is over
+    measured peaks, which are below published ones, so a run may take longer still.
 
     Raises DeviceError for a precision without a published peak: none is ever put in for another.
 
@@ -241,7 +241,7 @@ def on_device(
     return Prediction(
         count.name, device.name, precision, count.batch, layers,
         overhead_s=None,
-        low_s=_low_s(count, device, peak, bandwidth, scale),
+        low_s=min(_low_s(count, device, peak, bandwidth, scale), least_s),
         high_s=least_s * factors.largest if factors else None,
         memory_bytes=weights + activations,
         notes=tuple(notes),
@@ -271,7 +271,11 @@ def _low_s(count: ModelCost, device: Device, peak: float, bandwidth: float | Non
 
 
 def cache_bytes(device: Device) -> float | None:
-    """The largest cache that is published of a device, over all its cores; None where none is."""
+    """All caches that the registry has of a device, over all its cores; None where it has none.
+
+    >>> cache_bytes(find_device("t4"))
+    4194304.0
+    """
     found = [number for field, number in device.numbers.items() if field.startswith("caches.")]
     if not found:
         return None
@@ -279,7 +283,7 @@ def cache_bytes(device: Device) -> float | None:
     cores = device.numbers["cores"].value if "cores" in device.numbers else None
     if cores is None and any(number.per != "chip" for number in found):
         return None
-    return max(number.value * (1 if number.per == "chip" else cores) for number in found)
+    return sum(number.value * (1 if number.per == "chip" else cores) for number in found)
 
 
 def not_known(device: Device, field: str) -> str:
@@ -288,7 +292,7 @@ def not_known(device: Device, field: str) -> str:
     >>> not_known(find_device("tpu-v5e"), "power")
     'power is not known: Google publishes none'
     """
-    why = device.absent.get(field, "no page that was read states it")
+    why = device.absent.get(field, "it is not in the registry")
     return f"{field} is not known: {why}"
 
 

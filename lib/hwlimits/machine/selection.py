@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from hwlimits import devices as registry
 from hwlimits.counting import ModelCost
 from hwlimits.devices import Device, Link
-from hwlimits.machine.predict import Factors, Prediction, cache_bytes, not_known, on_device
+from hwlimits.machine.predict import Factors, Prediction, cache_bytes, not_known, on_device, precision_of
 from hwlimits.units import quantity
 
 EXPORTS = ("fp32", "fp16", "bf16", "int8")  # what a Keras model can be exported in
@@ -209,6 +209,7 @@ def fit(
     Raises SelectionError for a precision that no device has a peak for.
     """
     devices = registry.devices() if among is None else list(among)
+    precision = precision and precision_of(precision)
     wanted = (precision,) if precision else tuple(exports)
     if precision and not any(precision in device.precisions for device in devices):
         there = dict.fromkeys(name for device in devices for name in device.precisions)
@@ -262,7 +263,12 @@ class _Judge:
         order = {name: i for i, name in enumerate(wanted)}
         return min(
             found,
-            key=lambda c: (len(c.reasons), c.prediction.time_s, order[c.precision.partition("-")[0]], c.precision),
+            key=lambda c: (
+                len(c.reasons),
+                c.prediction.time_s,
+                order.get(c.precision.partition("-")[0], 0),
+                c.precision,
+            ),
         )
 
     def held_against(self, device: Device, precision: str, unknown: tuple[str, ...]) -> Candidate:
@@ -309,7 +315,7 @@ class _Judge:
                 reasons.append(Reason("not known", not_known(device, field)))
             elif value > limit:
                 unit = device.number(field).unit
-                reasons.append(Reason(field, f"{too_much}: {value:,.4g} {unit}, asked {limit:,.4g} {unit}"))
+                reasons.append(Reason(field, f"{too_much}: {value:,.6g} {unit}, asked {limit:,.6g} {unit}"))
         return reasons
 
     def _network(self, feed: float, each: float | None) -> list[Reason]:
