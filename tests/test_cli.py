@@ -460,7 +460,8 @@ def test_predict_takes_every_kind_of_model(saved, chain, compressed, tmp_path):
 
 
 def test_predict_and_fit_name_what_is_not_there(monkeypatch, chain):
-    monkeypatch.setattr("hwlimits.cli.predicting.ask", None)  # they are told before a model is counted
+    for module in ("predicting", "fitting"):
+        monkeypatch.setattr(f"hwlimits.cli.{module}.ask", None)  # they are told before a model is counted
     assert "No device 't5'; near it: t4" in refused("predict", "resnet-50", "--device", "t5")
     assert "No link 'ethernet-2g'" in refused("fit", "resnet-50", "--network", "ethernet-2g", "--example-size", "1kB")
     assert refused("fit", "x", "--network", "ethernet-1g") == (
@@ -516,18 +517,18 @@ def test_fit_answers_for_every_device_once():
     assert kept == {"fp32"}
 
 
-def test_fit_says_what_the_data_take():
+def test_fit_says_what_the_data_take(chain):
     link = ["--network", "ethernet-1g", "--data-per-day", "5.4 TB", "--example-size", "1 MB"]
-    found = result("fit", "mobilenet-v1", *link)
+    found = result("fit", chain, *link)
     assert found["load"]["link_share"] == pytest.approx(0.5)
     assert found["load"]["examples_per_day"] == pytest.approx(5.4e6)
     t4 = next(each for each in found["fits"] if each["device"] == "t4")
     assert t4["fed"] == pytest.approx(125 / t4["prediction"]["examples_per_s"])
-    text = run("fit", "mobilenet-v1", *link).stdout.replace("\n", " ")
+    text = run("fit", chain, *link).stdout.replace("\n", " ")
     assert "5.4 TB of data a day; 1.97 PB for each year that they are kept." in text
     assert "ethernet-1g (125 MB/s) takes 12 hours to move a day's data: 0.5 of the link." in text
     assert "ethernet-1g brings at most 125 examples/s." in text
-    more = run("fit", "mobilenet-v1", "--network", "ethernet-1g", "--data-per-day", "20TB").stdout
+    more = run("fit", chain, "--network", "ethernet-1g", "--data-per-day", "20TB").stdout
     assert "0 of 94 devices" in more.replace("\n", " ")
 
 
@@ -555,8 +556,8 @@ def test_an_answer_fits_a_terminal(monkeypatch, options, chain):
             assert [row for row in rows[2:] if not row[0].isspace() and len(row.split()) < 3 and "---" not in row] == []
 
 
-def test_predict_for_this_computer_says_what_to_do():
-    assert "say --device NAME" in refused("predict", "article-cnn")
+def test_predict_for_this_computer_says_what_to_do(chain):
+    assert "say --device NAME" in refused("predict", chain)
 
 
 # devices

@@ -6,8 +6,8 @@ import math
 import re
 from collections import Counter
 
-from hwlimits.cli import predicting, terminal
-from hwlimits.cli.terminal import CliError
+from hwlimits.cli.predicting import ask, bound
+from hwlimits.cli.terminal import CliError, is_wide, write_table, write_text
 from hwlimits.counting import ModelCost
 from hwlimits.machine import selection
 from hwlimits.machine.predict import LEFT_OUT
@@ -73,7 +73,7 @@ def look(
     model: str, batch: int, length: int | None, precision: str | None, limited: Limits, loaded: Load | None
 ) -> tuple[Fit, ModelCost]:
     """Count a model and hold it against the registry. Raises the errors of the parts."""
-    asked = predicting.ask(model, batch, length)
+    asked = ask(model, batch, length)
     asked.check(precision)
     exports = (asked.found.precision,) if asked.in_file else selection.EXPORTS
     count = asked.found.count
@@ -86,11 +86,11 @@ def write(found: Fit, model: str) -> None:
     if found.fits:
         fed = any(each.fed is not None for each in found.fits)
         rows = [_row(each, fed) for each in found.fits]
-        terminal.write_table(list(rows[0]), [row.values() for row in rows], 4 if "kind" in rows[0] else 3)
-        terminal.write("")
+        write_table(list(rows[0]), [row.values() for row in rows], 4 if "kind" in rows[0] else 3)
+        write_text("")
     if found.others:
         _write_others(found.others)
-    terminal.write_text("\n".join(_summary(found, model)))
+    write_text("\n".join(_summary(found, model)))
 
 
 def _write_others(others: tuple[Candidate, ...]) -> None:
@@ -100,17 +100,17 @@ def _write_others(others: tuple[Candidate, ...]) -> None:
         same.setdefault(_why(each), []).append(each.device.name)
     alone = [(name, why) for why, names in same.items() if len(names) < MANY for name in names]
     if alone:
-        terminal.write_table(("does not fit", "why"), alone, 2)
-        terminal.write("")
+        write_table(("does not fit", "why"), alone, 2)
+        write_text("")
     for why, names in same.items():
         if len(names) >= MANY:
-            terminal.write_text(f"Does not fit ({why}): {', '.join(names)}.\n")
+            write_text(f"Does not fit ({why}): {', '.join(names)}.\n")
 
 
 def _why(each: Candidate) -> str:
     """Every reason; on a narrow terminal the first, and of the others what they are about."""
     first, *others = each.reasons
-    if terminal.is_wide() or not others:
+    if is_wide() or not others:
         return "; ".join(reason.text for reason in each.reasons)
     about = (reason.text.partition(": ")[0] if reason.kind == "not known" else reason.kind for reason in others)
     return f"{first.text} (and {', '.join(dict.fromkeys(about))})"
@@ -118,9 +118,9 @@ def _why(each: Candidate) -> str:
 
 def _row(each: Candidate, fed: bool) -> dict[str, str]:
     """A row of the table by its heads, with as many columns as the terminal has room for."""
-    predicted, wide, wider = each.prediction, terminal.is_wide(), terminal.is_wide(FOR_ALL)
+    predicted, wide, wider = each.prediction, is_wide(), is_wide(FOR_ALL)
     row = {"fits": each.device.name} | ({"kind": each.device.kind} if wider else {})
-    row |= {"precision": each.precision, "bound": predicting.bound(predicted.bound, predicted.time_s)}
+    row |= {"precision": each.precision, "bound": bound(predicted.bound, predicted.time_s)}
     row |= {"at least": quantity(predicted.time_s, "s")}
     row |= {"examples/s": quantity(predicted.examples_per_s)} if wide else {}
     if wider:

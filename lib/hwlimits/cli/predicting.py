@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hwlimits.cli import bounds, terminal
-from hwlimits.cli.terminal import CliError
+from hwlimits.cli.bounds import Counted, counted
+from hwlimits.cli.terminal import CliError, is_wide, write_table, write_text
 from hwlimits.machine.predict import Prediction, bytes_per_number
 from hwlimits.units import quantity
 
@@ -15,7 +15,7 @@ class Asked:
     """A counted model with what it takes in memory, in bytes of the count's own type."""
 
     model: str
-    found: bounds.Counted
+    found: Counted
     weight_bytes: int | None = None
     activation_bytes: int | None = None
 
@@ -45,7 +45,7 @@ def ask(model: str, batch: int, length: int | None) -> Asked:
     """Count a model, and find what it takes in memory. Raises the errors of `bounds.counted`."""
     from hwlimits.storage import peak_live_bytes
 
-    found = bounds.counted(model, batch, None, length)
+    found = counted(model, batch, None, length)
     if found.runtime != "LiteRT":
         from hwlimits.training.memory import inference_buffers
 
@@ -85,7 +85,7 @@ def here(asked: Asked, precision: str | None) -> Prediction:
 
 def write(found: Prediction, model: str, device=None) -> None:
     """Print a prediction: a row a layer, the total, and what it means."""
-    wide = terminal.is_wide()
+    wide = is_wide()
     heads = ["layer", *(["kind"] if wide else []), "time", "share", "bound"]
     total_s = found.time_s
     rows = []
@@ -95,8 +95,8 @@ def write(found: Prediction, model: str, device=None) -> None:
     if found.overhead_s is not None:
         rows.append(["the call", *([""] if wide else []), quantity(found.overhead_s, "s"), "", "overhead"])
     rows.append(["total", *([""] if wide else []), quantity(total_s, "s"), "", bound(found.bound, total_s)])
-    terminal.write_table(heads, rows, 2 if wide else 1, total=True)
-    terminal.write_text("\n" + "\n".join(_summary(found, model, device)))
+    write_table(heads, rows, 2 if wide else 1, total=True)
+    write_text("\n" + "\n".join(_summary(found, model, device)))
 
 
 def bound(name: str, time_s: float) -> str:
