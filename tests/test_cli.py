@@ -270,6 +270,9 @@ def saved(tmp_path_factory):
     open_length.save(folder / "open.keras")
     fixed = door.keras.Sequential([door.keras.Input((4,), batch_size=2), layers.Dense(3)])
     fixed.save(folder / "fixed.keras")
+    inside = door.keras.Input((100,))
+    around = layers.Add()([inside, layers.Dense(100)(layers.Dense(400)(inside))])
+    door.keras.Model(inside, around).save(folder / "residual.keras")
     door.keras.Sequential([door.keras.Input((4,)), layers.Lambda(lambda x: x + 1)]).save(folder / "lambda.keras")
     return folder
 
@@ -443,7 +446,10 @@ def test_predict_takes_every_kind_of_model(saved, chain, compressed, tmp_path):
     times = {result("predict", saved / name, "--device", "t4")["time_s"] for name in ("two.keras", "three.keras")}
     assert times == {result("predict", "article-cnn", "--device", "t4")["time_s"]}
     assert len(result("predict", saved / "open.keras", "--length", 10, "--device", "t4")["layers"]) == 1
-    assert result("predict", "bert-base", "--length", 8, "--device", "t4")["activation_bytes"] < 10**6
+    residual = result("predict", saved / "residual.keras", "--device", "t4")
+    assert residual["activation_bytes"] == 4 * (100 + 400 + 100), (
+        "the input waits for the sum, beside the largest layer"
+    )
     assert "Lambda" in refused("predict", saved / "lambda.keras", "--device", "t4")
     path = tmp_path / "int8.tflite"
     path.write_bytes(compressed[1]["quantized"].content)
