@@ -22,7 +22,7 @@ from hwlimits.machine.card import Card, Number
 from hwlimits.machine.provenance import provenance
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("doctor", "calibrate", "cost", "devices", "cards")
+COMMANDS = ("doctor", "calibrate", "cost", "predict", "fit", "devices", "cards")
 PEAKS = {("fp32", 1): 100e9, ("fp32", 2): 200e9, ("int8", 2): 800e9}
 BANDWIDTHS = {("L2", 1): 200e9, ("L2", 2): 400e9, ("DRAM", 1): 20e9, ("DRAM", 2): 40e9}
 OVERHEADS = {"litert_invoke": 1e-6, "litert_operator": 1e-7, "tensorflow_call": 1e-4, "tensorflow_operator": 1e-6}
@@ -111,6 +111,8 @@ def test_help_loads_nothing_heavy():
 def test_no_command_loads_what_it_does_without(chain):
     assert not loaded_after(command_program("devices", "h100-sxm")) & (HEAVY | {"numpy"})
     assert not loaded_after(command_program("cost", chain)) & {"tensorflow", "keras", "tf_keras", "numba", "matplotlib"}
+    for command in (["predict", chain, "--device", "t4"], ["fit", chain]):
+        assert not loaded_after(command_program(*command)) & {"tensorflow", "keras", "tf_keras", "numba", "matplotlib"}
     assert not loaded_after(command_program("doctor")) & {"tensorflow", "keras", "tf_keras", "matplotlib"}
 
 
@@ -268,6 +270,9 @@ def saved(tmp_path_factory):
     open_length.save(folder / "open.keras")
     fixed = door.keras.Sequential([door.keras.Input((4,), batch_size=2), layers.Dense(3)])
     fixed.save(folder / "fixed.keras")
+    inside = door.keras.Input((100,))
+    around = layers.Add()([inside, layers.Dense(100)(layers.Dense(400)(inside))])
+    door.keras.Model(inside, around).save(folder / "residual.keras")
     door.keras.Sequential([door.keras.Input((4,)), layers.Lambda(lambda x: x + 1)]).save(folder / "lambda.keras")
     return folder
 
@@ -330,7 +335,9 @@ def test_an_int8_file_is_held_against_the_int8_peak(compressed, place, tmp_path)
     assert found["total"]["macs"] == MACS
 
 
-def test_what_can_t_be_counted_is_named_and_the_rest_printed(chain, tmp_path):
+@pytest.fixture(scope="session")
+def uncounted(chain, tmp_path_factory):
+    """The chain with its second operator of a kind that has no formula."""
     import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
 
@@ -342,9 +349,13 @@ def test_what_can_t_be_counted_is_named_and_the_rest_printed(chain, tmp_path):
     operator.builtinOptionsType, operator.builtinOptions = 0, None
     builder = flatbuffers.Builder(64)
     builder.Finish(model.Pack(builder), b"TFL3")
-    path = tmp_path / "unknown.tflite"
+    path = tmp_path_factory.mktemp("uncounted") / "unknown.tflite"
     path.write_bytes(bytes(builder.Output()))
+    return path
 
+
+def test_what_can_t_be_counted_is_named_and_the_rest_printed(uncounted):
+    path = uncounted
     for arguments in (["--json"], []):
         done = run("cost", path, *arguments)
         assert done.exit_code == 2
@@ -403,10 +414,159 @@ def test_the_zoo_is_listed():
     assert result("cost", "--zoo") == list(zoo.NAMES)
 
 
-# devices
-
+# predict and fit
 
 REGISTRY = yaml.safe_load((ROOT / "data" / "devices.yaml").read_text())
+
+
+def published(device, *path):
+    entry = REGISTRY["devices"][device]
+    for key in path:
+        entry = entry[key]
+    return float(entry["value"])
+
+
+def test_predict_on_a_device_by_hand():
+    peak, memory = published("t4", "peaks", "int8"), published("t4", "memory", "bandwidth")
+    found = result("predict", "article-cnn", "--device", "T4", "--precision", "int8", "--batch", 400)
+    conv2, dense1 = found["layers"][2], found["layers"][5]
+    moved = 400 * (13 * 13 * 32 + 11 * 11 * 64) + 18_496
+    flops = 400 * (2 * CONV2 + 2 * 11 * 11 * 64)
+    assert conv2["time_s"] == pytest.approx(max(flops / peak, moved / memory))
+    assert dense1["time_s"] == pytest.approx((400 * (1600 + 64) + DENSE1 + 64) / memory)
+    assert found["time_s"] == pytest.approx(sum(layer["time_s"] for layer in found["layers"]))
+    assert (found["device"], found["precision"], found["batch"], found["bound"]) == ("t4", "int8", 400, "memory")
+    assert found["weight_bytes"] == 121_930
+    assert found["activation_bytes"] == 400 * (26 * 26 * 32 + 13 * 13 * 32), "the peak by liveness"
+    assert found["overhead_s"] is None
+    assert any("what launching an operator costs" in note for note in found["notes"])
+
+
+def test_predict_takes_every_kind_of_model(saved, chain, compressed, tmp_path):
+    times = {result("predict", saved / name, "--device", "t4")["time_s"] for name in ("two.keras", "three.keras")}
+    assert times == {result("predict", "article-cnn", "--device", "t4")["time_s"]}
+    assert len(result("predict", saved / "open.keras", "--length", 10, "--device", "t4")["layers"]) == 1
+    residual = result("predict", saved / "residual.keras", "--device", "t4")
+    assert residual["activation_bytes"] == 4 * (100 + 400 + 100), (
+        "the input waits for the sum, beside the largest layer"
+    )
+    assert "Lambda" in refused("predict", saved / "lambda.keras", "--device", "t4")
+    path = tmp_path / "int8.tflite"
+    path.write_bytes(compressed[1]["quantized"].content)
+    found = result("predict", path, "--device", "t4")
+    assert (found["precision"], found["weight_bytes"]) == ("int8", path.stat().st_size)
+    assert found["activation_bytes"] == 26 * 26 * 32 + 13 * 13 * 32
+    assert result("predict", path, "--device", "jetson-orin-nx", "--precision", "int8-dla")["precision"] == "int8-dla"
+    for precision in ("fp8", "fp16"):
+        assert refused("predict", path, "--device", "t4", "--precision", precision) == (
+            f"hwlimits: {path} computes in int8, as a .tflite file it can't do so in {precision}: export it again, or "
+            "leave --precision out"
+        )
+    assert result("predict", chain, "--device", "a100-40gb-sxm", "--precision", "tf32")["memory_bytes"] > 0
+
+
+def test_predict_and_fit_name_what_is_not_there(monkeypatch, chain):
+    for module in ("predicting", "fitting"):
+        monkeypatch.setattr(f"hwlimits.cli.{module}.ask", None)  # they are told before a model is counted
+    assert "No device 't5'; near it: t4" in refused("predict", "resnet-50", "--device", "t5")
+    assert "No link 'ethernet-2g'" in refused("fit", "resnet-50", "--network", "ethernet-2g", "--example-size", "1kB")
+    assert refused("fit", "x", "--network", "ethernet-1g") == (
+        "hwlimits: --network ethernet-1g: say what comes over it with --data-per-day or --example-size"
+    )
+    assert refused("fit", "x", "--data-per-day", "1GB", "--examples-per-day", "9", "--example-size", "1kB") == (
+        "hwlimits: --data-per-day, --examples-per-day and --example-size: two give the third, leave one out"
+    )
+    for wrong in ("10", "0ms", "-1s", "ms", "1 hour", "1e999ms"):
+        assert refused("fit", "x", "--latency", wrong).startswith(f"hwlimits: --latency {wrong}: a number above 0 with")
+    assert "--data-per-day 5: a number above 0 with its unit (B, kB, MB" in refused("fit", "x", "--data-per-day", "5")
+    for option in ("--power", "--price", "--throughput", "--examples-per-day"):
+        assert refused("fit", "x", option, "0") == f"hwlimits: {option} 0: a number above 0"
+        assert refused("fit", "x", option, "nan") == f"hwlimits: {option} nan: a number above 0"
+
+
+def test_a_precision_to_predict_in_is_never_replaced(chain):
+    assert refused("predict", chain, "--device", "tpu-v2") == (
+        "hwlimits: tpu-v2 has no published peak for fp32; choose with --precision one of bf16"
+    )
+    sentence = refused("predict", "article-cnn", "--device", "v100-pcie", "--precision", "int8")
+    assert "v100-pcie has no published peak for 'int8'. It has fp64, fp32, fp16, fp16-vector." in sentence
+    assert "no device has a published peak for 'int3'; there are" in refused(
+        "fit", "article-cnn", "--precision", "int3"
+    )
+    assert "precision 'int3' has no known size" in refused("fit", chain, "--precision", "int3")
+
+
+@pytest.mark.parametrize("command", [["predict", "--device", "t4"], ["fit"]])
+def test_predict_and_fit_name_what_can_t_be_counted_and_print_the_rest(uncounted, command):
+    for arguments in (["--json"], []):
+        done = run(command[0], uncounted, *command[1:], *arguments)
+        assert done.exit_code == 2
+        assert done.stderr.splitlines()[-1].startswith(f"hwlimits: {uncounted}: not everything could be counted: x2 (")
+        assert done.stdout
+    found = json.loads(run(command[0], uncounted, *command[1:], "--json").stdout)
+    predicted = found if command[0] == "predict" else found["fits"][0]["prediction"]
+    assert "not counted, and so without time: x2" in predicted["notes"]
+
+
+def test_fit_answers_for_every_device_once():
+    found = result("fit", "article-cnn", "--latency", "20ms", "--power", 30, "--batch", 2)
+    names = [each["device"] for each in (*found["fits"], *found["others"])]
+    assert sorted(names) == sorted(REGISTRY["devices"])
+    assert found["limits"] == {"latency_s": 0.02, "examples_per_s": None, "power_w": 30, "price_usd": None}
+    assert all(each["power_w"] <= 30 and each["prediction"]["time_s"] <= 0.02 for each in found["fits"])
+    first = found["fits"][0]
+    text = " ".join(run("fit", "article-cnn", "--latency", "20ms", "--power", 30, "--batch", 2).stdout.split())
+    assert f"the cheapest whose price is known is {first['device']}, {first['price_usd']:,.6g} USD." in text
+    assert first["price_usd"] == min(each["price_usd"] for each in found["fits"] if each["price_usd"])
+    assert {each["prediction"]["batch"] for each in found["fits"]} == {2}
+    kept = {each["precision"] for each in result("fit", "article-cnn", "--precision", "fp32")["fits"]}
+    assert kept == {"fp32"}
+
+
+def test_fit_says_what_the_data_take(chain):
+    link = ["--network", "ethernet-1g", "--data-per-day", "5.4 TB", "--example-size", "1 MB"]
+    found = result("fit", chain, *link)
+    assert found["load"]["link_share"] == pytest.approx(0.5)
+    assert found["load"]["examples_per_day"] == pytest.approx(5.4e6)
+    t4 = next(each for each in found["fits"] if each["device"] == "t4")
+    assert t4["fed"] == pytest.approx(125 / t4["prediction"]["examples_per_s"])
+    text = run("fit", chain, *link).stdout.replace("\n", " ")
+    assert "5.4 TB of data a day; 1.97 PB for each year that they are kept." in text
+    assert "ethernet-1g (125 MB/s) takes 12 hours to move a day's data: 0.5 of the link." in text
+    assert "ethernet-1g brings at most 125 examples/s." in text
+    more = run("fit", chain, "--network", "ethernet-1g", "--data-per-day", "20TB").stdout
+    assert "0 of 94 devices" in more.replace("\n", " ")
+
+
+def test_a_file_is_run_in_its_own_type_alone(compressed, tmp_path):
+    path = tmp_path / "int8.tflite"
+    path.write_bytes(compressed[1]["quantized"].content)
+    found = result("fit", path)
+    assert {each["precision"].partition("-")[0] for each in found["fits"]} == {"int8"}
+    assert "int16" not in {each["precision"] for each in found["fits"]}
+    v100 = next(each for each in found["others"] if each["device"] == "v100-pcie")
+    assert v100["reasons"][0]["text"] == "no published peak for int8; it has fp64, fp32, fp16, fp16-vector"
+
+
+FITS = [[], ["--latency", "10ms", "--power", "30"], ["--network", "ethernet-1g", "--example-size", "150kB"]]
+
+
+@pytest.mark.parametrize("options", FITS, ids=lambda o: " ".join(o) or "no limit")
+def test_an_answer_fits_a_terminal(monkeypatch, options, chain):
+    for columns in (80, 100, 130, 200):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        for command in (["fit", chain, *options], ["predict", chain, "--device", "t4"]):
+            shown = run(*command).stdout
+            assert max(map(len, shown.splitlines())) <= columns
+            rows = shown.split("\n\n")[0].splitlines()
+            assert [row for row in rows[2:] if not row[0].isspace() and len(row.split()) < 3 and "---" not in row] == []
+
+
+def test_predict_for_this_computer_says_what_to_do(chain):
+    assert "say --device NAME" in refused("predict", chain)
+
+
+# devices
 
 
 def test_devices_lists_the_registry():

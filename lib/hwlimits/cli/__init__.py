@@ -199,9 +199,86 @@ def cost(
     if found.hint:
         note(found.hint)
     terminal.write_json(found.record()) if as_json else terminal.write_cost(found)
-    if found.count.not_counted:
-        reasons = "; ".join(f"{name} ({why})" for name, why in found.count.not_counted.items())
-        raise CliError(f"{model}: not everything could be counted: {reasons}. The totals are without it.")
+    bounds.check_complete(model, found.count)
+
+
+Model = Annotated[str, typer.Argument(help="A .keras, .h5 or .tflite file, or a name of the zoo.")]
+Batch = Annotated[int, typer.Option(min=1, help="Examples in one call.")]
+Length = Annotated[int | None, typer.Option(min=1, help="Every length that the model leaves open, such as tokens.")]
+
+
+@app.command()
+def predict(
+    model: Model,
+    device: Annotated[
+        str | None, typer.Option(help="A device of the registry. Default: this computer, as its card has it.")
+    ] = None,
+    batch: Batch = 1,
+    precision: Annotated[
+        str | None, typer.Option(help="Precision of weights, activations and peak. Default: the model's own.")
+    ] = None,
+    length: Length = None,
+    as_json: Json = False,
+) -> None:
+    """How long a model takes and how much memory it needs, layer by layer.
+
+    On a device of the registry that is the least time, for no run reaches a data sheet.
+    A layer that can't be counted is named on stderr, and the exit code is 2.
+
+    Example: hwlimits predict resnet-50 --device t4 --precision int8
+    """
+    from hwlimits.cli import bounds, predicting
+
+    entry = None
+    if device is not None:
+        from hwlimits import devices as registry
+
+        entry = registry.device(device)  # a wrong name is told before TensorFlow is loaded
+    asked = predicting.ask(model, batch, length)
+    found = predicting.on(entry, asked, precision) if entry else predicting.here(asked, precision)
+    terminal.write_json(found.record()) if as_json else predicting.write(found, model, entry)
+    bounds.check_complete(model, asked.found.count)
+
+
+@app.command()
+def fit(
+    model: Model,
+    batch: Batch = 1,
+    precision: Annotated[
+        str | None, typer.Option(help="Precision to run in. Default: on each device its fastest of those that export.")
+    ] = None,
+    latency: Annotated[str | None, typer.Option(metavar="TIME", help="Most time for a call, such as 10ms.")] = None,
+    throughput: Annotated[float | None, typer.Option(metavar="N", help="Fewest examples a second.")] = None,
+    power: Annotated[float | None, typer.Option(metavar="W", help="Most watts, by the data sheet.")] = None,
+    price: Annotated[float | None, typer.Option(metavar="USD", help="Most dollars.")] = None,
+    data_per_day: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Data that come every day, such as 500GB.")
+    ] = None,
+    examples_per_day: Annotated[float | None, typer.Option(metavar="N", help="Examples that come every day.")] = None,
+    example_size: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Bytes of one example as it comes, such as 150kB.")
+    ] = None,
+    network: Annotated[
+        str | None, typer.Option(metavar="LINK", help="The link they come over, such as ethernet-1g.")
+    ] = None,
+    length: Length = None,
+    as_json: Json = False,
+) -> None:
+    """Which devices hold and run a model, cheapest first, and why each of the others does not.
+
+    Compute, memory, network and budget, by data sheets: a device that is refused can't do it, one
+    that is listed may still fail.
+    A layer that can't be counted is named on stderr, and the exit code is 2.
+
+    Example: hwlimits fit resnet-50 --latency 10ms --power 30
+    """
+    from hwlimits.cli import bounds, fitting
+
+    limits = fitting.limits(latency, throughput, power, price)
+    load = fitting.load(data_per_day, examples_per_day, example_size, network)
+    found, count = fitting.look(model, batch, length, precision, limits, load)
+    terminal.write_json(found.record()) if as_json else fitting.write(found, model)
+    bounds.check_complete(model, count)
 
 
 @app.command()

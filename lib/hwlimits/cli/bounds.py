@@ -105,6 +105,13 @@ def _costs(cost: Cost) -> dict:
     }  # fmt: skip
 
 
+def check_complete(model: str, count: ModelCost) -> None:
+    """Raise CliError that names what could not be counted, if anything: the result was printed without it."""
+    if count.not_counted:
+        reasons = "; ".join(f"{name} ({why})" for name, why in count.not_counted.items())
+        raise CliError(f"{model}: not everything could be counted: {reasons}. The totals are without it.")
+
+
 def zoo_names() -> tuple[str, ...]:
     """Names of the model zoo; loads TensorFlow."""
     from hwlimits.training import zoo
@@ -133,10 +140,8 @@ def look(
         from hwlimits import devices
 
         entry = devices.device(device)  # a wrong name is told before TensorFlow is loaded
-    if "tensorflow" not in sys.modules:  # shapes alone are needed: no graphics card, which others may be using
-        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
-    count, arithmetic, runtime = _count(model, batch, dtype, length)
-    wanted = precision or PRECISIONS.get(arithmetic, arithmetic)
+    found = counted(model, batch, dtype, length)
+    count, runtime, wanted = found.count, found.runtime, precision or found.precision
     if entry is not None:
         if precision is None and wanted not in entry.precisions:
             raise CliError(
@@ -158,8 +163,24 @@ def look(
     return Found(model, count, roofline, "", runtime, _overhead_s(card, count, runtime))
 
 
-def _count(model: str, batch: int, dtype: str | None, length: int | None) -> tuple[ModelCost, str, str]:
-    """The count, the type of number that the arithmetic is done in, and the runtime that the model is for."""
+@dataclass(frozen=True)
+class Counted:
+    """A model's count, what it was counted from, and the runtime that it is for; `precision` is its arithmetic's."""
+
+    count: ModelCost
+    loaded: object
+    runtime: str
+    input_shapes: dict | None = None
+
+    @property
+    def precision(self) -> str:
+        return PRECISIONS.get(self.count.dtype, self.count.dtype)
+
+
+def counted(model: str, batch: int = 1, dtype: str | None = None, length: int | None = None) -> Counted:
+    """Count a model file or a network of the zoo; the count has the type that most of its arithmetic is done in."""
+    if "tensorflow" not in sys.modules:  # shapes alone are needed: no graphics card, which others may be using
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
     from hwlimits.training import model_files
 
     if length is not None and re.fullmatch(r"[\w-]+", model) and model in zoo_names():
@@ -174,12 +195,12 @@ def _count(model: str, batch: int, dtype: str | None, length: int | None) -> tup
     else:
         loaded = model_files.load(model)
         if type(loaded).__name__ == "LiteRTFile":
-            return _count_litert(model, loaded, batch, dtype, length)
+            return Counted(_count_litert(model, loaded, batch, dtype, length), loaded, "LiteRT")
     from hwlimits.training import cost
 
-    dtype = dtype or "float32"
     _check_batch(model, loaded, batch)
-    return cost.cost(loaded, batch, dtype, input_shapes=_shapes(model, loaded, length)), dtype, "TensorFlow"
+    shapes = _shapes(model, loaded, length)
+    return Counted(cost.cost(loaded, batch, dtype or "float32", input_shapes=shapes), loaded, "TensorFlow", shapes)
 
 
 def _check_batch(model: str, loaded, batch: int) -> None:
@@ -189,7 +210,7 @@ def _check_batch(model: str, loaded, batch: int) -> None:
             raise CliError(f"{model} was built for a batch of {fixed} alone: say --batch {fixed}")
 
 
-def _count_litert(model: str, file, batch: int, dtype: str | None, length: int | None) -> tuple[ModelCost, str, str]:
+def _count_litert(model: str, file, batch: int, dtype: str | None, length: int | None) -> ModelCost:
     from hwlimits.training import operators
 
     if dtype is not None or length is not None:
@@ -205,7 +226,7 @@ def _count_litert(model: str, file, batch: int, dtype: str | None, length: int |
     except operators.LiteRTError as error:
         raise CliError(f"{model}: {error}") from None
     arithmetic = max(macs, key=macs.get) if macs else count.dtype
-    return replace(count, dtype=arithmetic), arithmetic, "LiteRT"
+    return replace(count, dtype=arithmetic)
 
 
 def _shapes(model: str, loaded, length: int | None) -> dict | None:

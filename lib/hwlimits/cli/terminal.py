@@ -98,6 +98,11 @@ def _console():
     return Console(width=WIDE if _unlimited() else None, markup=False, highlight=False, emoji=False)
 
 
+def is_wide(characters: int = FOR_MORE) -> bool:
+    """Whether a table has room for its less important columns."""
+    return _console().width >= characters
+
+
 def write_table(heads: Sequence[str], rows: Iterable[Sequence], left: int = 1, total: bool = False) -> None:
     """Print a table; its first `left` columns are text, the others numbers. `total`: the last row is a sum."""
     from rich.box import Box
@@ -117,7 +122,7 @@ def write_table(heads: Sequence[str], rows: Iterable[Sequence], left: int = 1, t
 def write_cost(found) -> None:
     """Print what `hwlimits.cli.bounds.look` found: a row a layer, the total, and what bounds it."""
     count, roofline = found.count, found.roofline
-    wide = _console().width >= FOR_MORE
+    wide = is_wide()
     heads = ["layer", *(["kind", "output"] if wide else []), "MACs", "FLOPs", "params", "bytes", "FLOP/B"]
     heads += ["at least", "bound"] if roofline else []
     rows = []
@@ -256,7 +261,7 @@ def write_card(card) -> None:
 
 def write_pool(found, median, precision: str, of_threads: int | str) -> None:
     """Print a class's cards: a row each, and their median roofline."""
-    wide = _console().width >= FOR_MORE
+    wide = is_wide()
     heads = ["card", *(["processor"] if wide else []), "cores", "threads", "DRAM", *found.precisions, "ridge point"]
     rows = []
     for row in found.rows(of_threads):
