@@ -113,16 +113,20 @@ class Family:
         covariance = _covariance(self._at, self._at) + NOISE**2 * np.eye(len(points))
         self._inverse = np.linalg.inv(covariance)
         self._weights = self._inverse @ (factors - self.mean)
+        # what each would be missed by if it were left out, in closed form (Rasmussen and Williams, equation 5.12)
+        self.left_out_errors = self._weights / np.diag(self._inverse)
+        self.error = float(np.sqrt(np.mean(self.left_out_errors**2)))
 
     def _plain_s(self, work: Work) -> float:
         return self.overhead_s + work.amount / self.rate
 
     def estimate(self, work: Work) -> tuple[float, float]:
-        """Hot time in s, and its standard error as a share of it."""
+        """Hot time in s, and its standard error as a share of it: by how much left-out operators are missed, or,
+        far from all that were measured, the spread of the family."""
         near = _covariance(np.array([coordinates(work)]), self._at)[0]
         factor = self.mean + near @ self._weights
         variance = max(SPREAD**2 - near @ self._inverse @ near, 0.0)
-        return self._plain_s(work) * float(np.exp(factor)), float(np.sqrt(variance))
+        return self._plain_s(work) * float(np.exp(factor)), float(max(np.sqrt(variance), self.error))
 
 
 def coordinates(work: Work) -> list[float]:
@@ -178,6 +182,11 @@ class Latency:
             if self.families[kind, form] is not None:
                 return self.families[kind, form], own
         raise LatencyError("the card has no operator times: `hwlimits calibrate` measures them")
+
+    @cached_property
+    def drift(self) -> float:
+        """How far this computer's speed wandered while operators were measured: the median of IQR over median."""
+        return float(np.median([p.iqr_s / p.time_s for p in self.points]))
 
     @cached_property
     def curve(self) -> tuple[np.ndarray, np.ndarray]:

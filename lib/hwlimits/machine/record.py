@@ -25,7 +25,7 @@ from hwlimits.units import quantity
 
 SCHEMA = 1
 LEVELS = ("L1", "L2", "L3", "L4", "DRAM")
-UNITS = {"peak": ("FLOP/s", "OP/s"), "bandwidth": ("B/s",), "overhead": ("s",)}
+UNITS = {"peak": ("FLOP/s", "OP/s"), "bandwidth": ("B/s",), "overhead": ("s",), "memory": ("B",)}
 BUSY_BELOW = 0.95
 MAX_FILE_BYTES = 1_000_000  # a card has some 20,000
 WHAT_TO_DO = "Make this computer's card with `hwlimits calibrate`."
@@ -39,7 +39,7 @@ class CardError(ValueError):
 class Number:
     """One measured number of a card.
 
-    quantity  'peak', 'bandwidth' or 'overhead'; `of` says of what: 'fp32', 'DRAM', 'litert_operator'
+    quantity  'peak', 'bandwidth', 'overhead' or 'memory'; `of` says of what: 'fp32', 'DRAM', 'litert_operator'
     value     the median of `n` samples, in `unit`; `iqr` is their interquartile range in the same unit
     how       a sentence: what was run, and what was counted
     busy      share of the time for which its threads had a processor; less than 1 if other programs took it

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
+
+import numpy as np
 
 from hwlimits.training.keras import keras, tf
 
@@ -22,5 +25,34 @@ def to_int8(model: keras.Model) -> bytes:
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.inference_input_type = converter.inference_output_type = tf.int8
     with warnings.catch_warnings():  # the converter misses the calibration statistics that QAT makes needless
+        warnings.filterwarnings("ignore", "Statistics for quantized inputs were expected")
+        return converter.convert()
+
+
+def after_training(model: keras.Model, form: str, examples: Iterable[list[np.ndarray]] | None = None) -> bytes:
+    """A LiteRT file of a trained model in a smaller form, without further training.
+
+    form      'float16': weights of two bytes, which become float32 when the file is loaded;
+              'dynamic': int8 weights, activations float32 between the layers;
+              'int8': weights, activations, input and output
+    examples  for 'int8': inputs, each a list of arrays with a batch of one, from whose ranges the
+              scales of the activations come
+
+    Raises ValueError for another form, and for 'int8' without examples.
+    """
+    if form not in ("float16", "dynamic", "int8"):
+        raise ValueError(f"after_training(form={form!r}): choose float16, dynamic or int8")
+    converter = tf.lite.TFLiteConverter.from_keras_model(model)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if form == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    elif form == "int8":
+        if examples is None:
+            raise ValueError("after_training(form='int8') needs examples: the ranges of the activations come from them")
+        examples = list(examples)
+        converter.representative_dataset = lambda: iter(examples)
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        converter.inference_input_type = converter.inference_output_type = tf.int8
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Statistics for quantized inputs were expected")
         return converter.convert()

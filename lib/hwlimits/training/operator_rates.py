@@ -11,19 +11,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
-from tqdm import tqdm
 
-from hwlimits.machine.latency import Point, record_of
+from hwlimits.machine.latency import Point, Work, record_of
+from hwlimits.machine.record import Number
 from hwlimits.training.litert_build import Spec, single
-from hwlimits.training.operator_times import runner
+from hwlimits.training.operator_times import peak_memory_bytes, runner
 from hwlimits.training.operator_work import works
 
-PASSES = 10
+ROUNDS, SAMPLE_S, QUICK_S = 11, 1e-3, 3e-4
+PASSES, PASSES_S = 10, 0.05  # calls before a sample, unless they would take longer than this
 FORMS = ("float32", "int8", "dynamic")
 
 
@@ -117,40 +118,60 @@ def _light(form: str) -> Iterator[Spec]:
             yield Spec("BATCH_MATMUL", form, (1, batch, rows, depth), columns, second=second)
 
 
-def measure_points(
-    todo: Sequence[Spec], *, rounds: int, sample_s: float, progress: bool = False, clock=time.perf_counter
-) -> tuple[list[Point], dict[str, str]]:
-    """The median time of each operator over `rounds` rounds; and which can't be run here, and why."""
-    calls, left_out = {}, {}
+@dataclass
+class Turns:
+    """Calls that are timed in turn, round after round, forwards and backwards: a computer that is disturbed for a while
+    then disturbs some rounds of all of them, and not all rounds of some."""
+
+    calls: dict[Hashable, Callable[[], object]]
+    sample_s: float
+    clock: Callable[[], float] = time.perf_counter
+    samples: dict[Hashable, list[float]] = field(default_factory=dict)
+
+    def __post_init__(self):
+        self._loops = {name: max(1, round(self.sample_s / self._seconds(call, 2))) for name, call in self.calls.items()}
+        self.samples = {name: [] for name in self.calls}
+
+    def round(self) -> None:
+        """A sample of each, in seconds per call."""
+        done = len(next(iter(self.samples.values()), []))
+        for name in list(self.calls)[:: 1 if done % 2 else -1]:
+            call, loops = self.calls[name], self._loops[name]
+            # brings back what the others pushed out; a shared cache keeps data only after several passes over them
+            self._seconds(call, min(max(loops, PASSES), max(1, round(PASSES_S / self._seconds(call, 1)))))
+            self.samples[name].append(self._seconds(call, loops))
+
+    def median_and_iqr_s(self, name: Hashable) -> tuple[float, float]:
+        """The middle of the samples, and the width of their middle half."""
+        low, middle, high = np.percentile(self.samples[name], [25, 50, 75])
+        return float(middle), float(high - low)
+
+    def _seconds(self, call, loops: int) -> float:
+        start = self.clock()
+        for _ in range(loops):
+            call()
+        return max((self.clock() - start) / loops, 1e-9)
+
+
+def prepare(todo: Iterable[Spec]) -> tuple[dict[Spec, Work], dict[Hashable, Callable], dict[str, str]]:
+    """For each operator what it is and a call that runs it; and which can't be run here, and why."""
+    known, calls, left_out = {}, {}, {}
     for spec in todo:
         try:
             file = single(spec)
-            (work,) = works(file, spec.shape[0])
-            call = runner(file)
-            call()
-            calls[spec] = work, call
+            (known[spec],) = works(file, spec.shape[0])
+            calls[spec] = runner(file)
+            calls[spec]()
         except Exception as error:  # a kind that this version of LiteRT doesn't take; the others can be measured
+            known.pop(spec, None)
+            calls.pop(spec, None)
             left_out[f"{spec.kind} {spec.form}"] = f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
-    samples: dict[Spec, list[float]] = {spec: [] for spec in calls}
-    loops = {spec: max(1, round(sample_s / _seconds(call, 2, clock))) for spec, (_, call) in calls.items()}
-    for turn in tqdm(range(rounds), desc="operators", disable=not progress):
-        for spec in list(calls)[:: 1 if turn % 2 else -1]:
-            call = calls[spec][1]
-            # brings back what the others pushed out; a shared cache keeps data only after several passes over them
-            _seconds(call, max(loops[spec], PASSES), clock)
-            samples[spec].append(_seconds(call, loops[spec], clock))
-    points = []
-    for spec, (work, _) in calls.items():
-        low, high = np.percentile(samples[spec], [25, 75])
-        points.append(Point(work, statistics.median(samples[spec]), float(high - low)))
-    return points, left_out
+    return known, calls, left_out
 
 
-def _seconds(call, loops: int, clock) -> float:
-    start = clock()
-    for _ in range(loops):
-        call()
-    return (clock() - start) / loops
+def points(known: dict[Spec, Work], turns: Turns) -> tuple[Point, ...]:
+    """The measured operators, after all rounds."""
+    return tuple(Point(work, *turns.median_and_iqr_s(spec)) for spec, work in known.items())
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -159,8 +180,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--quick", action="store_true", help="fewer and shorter samples")
     quick = parser.parse_args(arguments).quick
-    points, left_out = measure_points(list(specs()), rounds=3 if quick else 11, sample_s=3e-4 if quick else 1e-3)
-    print(json.dumps({"operators": [record_of(point) for point in points], "left_out": left_out}))
+    known, calls, left_out = prepare(specs())
+    turns = Turns(calls, QUICK_S if quick else SAMPLE_S)
+    for _ in range(3 if quick else ROUNDS):
+        turns.round()
+    numbers = []
+    try:
+        numbers.append(asdict(runtime_memory(3)))
+    except RuntimeError as error:
+        left_out["memory litert"] = str(error)
+    print(
+        json.dumps(
+            {"operators": [record_of(p) for p in points(known, turns)], "numbers": numbers, "left_out": left_out}
+        )
+    )
+
+
+def runtime_memory(repeats: int) -> Number:
+    """What LiteRT itself takes when a file is loaded and run: that of a file that has next to nothing in it."""
+    file = single(Spec("RELU", "float32", (1, 1, 1, 8)))
+    samples = [peak_memory_bytes(file) for _ in range(repeats)]
+    how = "Resident memory that loading and running a file of one small operator adds to a fresh process."
+    return Number.from_samples("memory", "litert", "B", samples, how)
 
 
 if __name__ == "__main__":
