@@ -38,8 +38,8 @@ RESULTS = "prediction_errors"
 CARD = "prediction_card.json"
 FORMS = ("float32", "int8")
 COLUMNS = ("set", "model", "precision", "operators", "predicted_s", "low_s", "high_s", "measured_s", "measured_iqr_s",
-           "measured_over_predicted", "roofline_s", "flops_over_peak_s", "mlsysim_s", "mlsysim_full_efficiency_s", "bound",
-           "predicted_memory_bytes", "measured_memory_bytes")  # fmt: skip
+           "measured_over_predicted", "roofline_s", "flops_over_peak_s", "mlsysim_s", "mlsysim_full_efficiency_s",
+           "bound", "predicted_memory_bytes", "measured_memory_bytes")  # fmt: skip
 
 
 def files(names: Iterable[str], forms: Iterable[str], folder: Path) -> dict[tuple[str, str], LiteRTFile]:
