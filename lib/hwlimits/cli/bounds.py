@@ -149,7 +149,7 @@ def look(
                 f"{', '.join(entry.precisions) or 'none: it has no peak at all'}"
             )
         return Found(model, count, Roofline.of_device(entry, wanted))
-    card, hint = _card()
+    card, hint = stored_card()
     if card is None:
         return Found(model, count, hint=hint)
     from hwlimits.machine.card import CardError
@@ -245,7 +245,7 @@ def _shapes(model: str, loaded, length: int | None) -> dict | None:
     return {name: tuple(length if n is None else n for n in shape) for name, shape in shapes.items()} or None
 
 
-def _card():
+def stored_card():
     """This computer's stored card, or None and what to do."""
     from hwlimits.machine.card import Card, stored_path
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from hwlimits.cli import bounds
 from hwlimits.cli.bounds import Counted, counted
 from hwlimits.cli.terminal import CliError, is_wide, write_table, write_text
-from hwlimits.machine.predict import Prediction, bytes_per_number
+from hwlimits.machine.predict import Prediction, bytes_per_number, precision_of
 from hwlimits.units import quantity
 
 
@@ -76,11 +77,46 @@ def on(device, asked: Asked, precision: str | None) -> Prediction:
 
 
 def here(asked: Asked, precision: str | None) -> Prediction:
-    """The prediction on this computer, from its machine card."""
-    raise CliError(
-        "a prediction on this computer is not here yet: say --device NAME (`hwlimits devices` lists them); "
-        "`hwlimits cost` gives the least time on this computer"
-    )
+    """The prediction on this computer, in LiteRT with one thread, from its machine card.
+
+    A Keras model is converted: to float32, or with `precision` int8 to int8, on made-up inputs, for its speed only.
+    """
+    card, hint = bounds.stored_card()
+    if card is None:
+        raise CliError(hint)
+    asked.check(precision)
+    from hwlimits.training.litert import LiteRTError
+    from hwlimits.training.predictions import predict
+
+    file, batch = asked.found.loaded, asked.found.count.batch
+    converted = "" if asked.in_file else f"converted to LiteRT, {precision or 'fp32'}"
+    if converted:
+        file = _converted(asked, precision)
+    try:
+        found = predict(file, card, model=asked.found.count.name, batch=batch)
+    except LiteRTError as error:
+        raise CliError(f"{asked.model}: {error}") from None
+    return replace(found, notes=(*found.notes, converted)) if converted else found
+
+
+def _converted(asked: Asked, precision: str | None):
+    from hwlimits.training import prediction_models
+
+    forms = {"fp32": "float32", "fp16": "float16", "int8": "int8"}
+    form = forms.get(precision_of(precision or "fp32"))
+    if form is None:
+        raise CliError(
+            f"--precision {precision}: on this computer a model runs in LiteRT, in one of {', '.join(forms)}; "
+            "for a published device say --device NAME, too"
+        )
+    from hwlimits.training.stderr import caught_stderr
+
+    with caught_stderr():  # the converter writes what it does
+        try:
+            return prediction_models.export(asked.found.loaded, form)
+        except Exception as error:  # whatever in a model has no form in LiteRT
+            reason = " ".join(str(error).split())[:200]
+    raise CliError(f"{asked.model} can't be converted to LiteRT in {form}: {reason}. Say --device NAME for a device.")
 
 
 def write(found: Prediction, model: str, device=None) -> None:
@@ -116,7 +152,8 @@ def _summary(found: Prediction, model: str, device) -> list[str]:
         lines.append(f"Bound by {found.bound}: of the time {split}.")
     if found.low_s is not None:
         high = f"to {quantity(found.high_s, 's')}" if found.high_s is not None else "upwards"
-        lines.append(f"Interval: from {quantity(found.low_s, 's')}, if its caches kept what they can, {high}.")
+        caches = ", if its caches kept what they can," if at_least else ""
+        lines.append(f"Interval: from {quantity(found.low_s, 's')}{caches} {high}.")
     if found.weight_bytes is not None:
         parts = (
             f"{quantity(found.weight_bytes, 'B')} of weights, {quantity(found.activation_bytes, 'B')} of activations"
