@@ -23,7 +23,7 @@ from hwlimits.training.litert_build import Spec, single
 from hwlimits.training.operator_times import peak_memory_bytes, runner
 from hwlimits.training.operator_work import works
 
-ROUNDS, SAMPLE_S, QUICK_S = 11, 1e-3, 3e-4
+ROUNDS, SAMPLE_S, QUICK_S = 14, 1e-3, 3e-4
 PASSES, PASSES_S = 10, 0.05  # calls before a sample, unless they would take longer than this
 FORMS = ("float32", "int8", "dynamic")
 
@@ -141,9 +141,19 @@ class Turns:
             self._seconds(call, min(max(loops, PASSES), max(1, round(PASSES_S / self._seconds(call, 1)))))
             self.samples[name].append(self._seconds(call, loops))
 
-    def median_and_iqr_s(self, name: Hashable) -> tuple[float, float]:
-        """The middle of the samples, and the width of their middle half."""
-        low, middle, high = np.percentile(self.samples[name], [25, 50, 75])
+    def steady_rounds(self) -> list[int]:
+        """The half of the rounds in which these calls, taken together, were fastest: the computer was least disturbed.
+
+        A round's speed is the median over the calls of its sample over the call's own median.
+        """
+        times = np.array(list(self.samples.values()))
+        speed = np.median(times / np.median(times, axis=1, keepdims=True), axis=0)
+        return sorted(np.argsort(speed, kind="stable")[: -(-len(speed) // 2)].tolist())
+
+    def median_and_iqr_s(self, name: Hashable, rounds: Sequence[int] | None = None) -> tuple[float, float]:
+        """The middle of the samples of these rounds (None: all), and the width of their middle half."""
+        chosen = np.array(self.samples[name])[slice(None) if rounds is None else list(rounds)]
+        low, middle, high = np.percentile(chosen, [25, 50, 75])
         return float(middle), float(high - low)
 
     def _seconds(self, call, loops: int) -> float:
@@ -170,8 +180,9 @@ def prepare(todo: Iterable[Spec]) -> tuple[dict[Spec, Work], dict[Hashable, Call
 
 
 def points(known: dict[Spec, Work], turns: Turns) -> tuple[Point, ...]:
-    """The measured operators, after all rounds."""
-    return tuple(Point(work, *turns.median_and_iqr_s(spec)) for spec, work in known.items())
+    """The measured operators: medians over the steady rounds."""
+    rounds = turns.steady_rounds()
+    return tuple(Point(work, *turns.median_and_iqr_s(spec, rounds)) for spec, work in known.items())
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
