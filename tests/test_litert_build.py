@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.signal import correlate2d
 
-from hwlimits.training.litert_build import FORMS, Spec, single
+from hwlimits.training.litert_build import FORMS, ZERO_POINT, Spec, single
 from hwlimits.training.operators import operators
 
 
@@ -120,8 +120,9 @@ def test_int8_computes_what_float32_does_within_its_step():
     spec = Spec("FULLY_CONNECTED", "int8", (1, 32), 16)
     file = single(spec)
     x = np.random.default_rng(1).integers(-20, 20, (1, 32)).astype(np.int8)
-    expected = (x.astype(int) * 0.05) @ (weights_of(file).astype(int).T * 0.01)
-    assert np.abs(run(file, x) * 0.05 - np.clip(expected, -6.4, 6.35)).max() <= 0.026
+    expected = ((x.astype(int) - ZERO_POINT) * 0.05) @ (weights_of(file).astype(int).T * 0.01)
+    lowest, highest = ((n - ZERO_POINT) * 0.05 for n in (-128, 127))
+    assert np.abs((run(file, x).astype(int) - ZERO_POINT) * 0.05 - np.clip(expected, lowest, highest)).max() <= 0.026
 
 
 def test_a_kind_that_is_not_written_here_is_an_error():

@@ -33,7 +33,7 @@ def one(spec, batch=1):
         (Spec("ADD", "float32", (1, 6, 6, 8), second="row"), "ADD", (288, 8, 1, FAR**2), (2 * 288 + 36) * 4),
         (Spec("MEAN", "float32", (1, 6, 6, 8)), "MEAN", (288, 8, 1, 1), (288 + 8 + 2) * 4),
         (Spec("MEAN", "float32", (1, 6, 6, 8), window=0), "MEAN", (288, 8, 1, FAR), (288 + 36 + 1) * 4),
-        (Spec("MAX_POOL_2D", "float32", (1, 6, 6, 8), window=2, stride=2), "MAX_POOL_2D", (288, 8, 4, 1),
+        (Spec("MAX_POOL_2D", "float32", (1, 6, 6, 8), window=2, stride=2), "MAX_POOL_2D", (288, 8, 4, 4, 1),
          (288 + 72) * 4),
     ],
     ids=lambda value: f"{value.kind}-{value.form}-{value.second}" if isinstance(value, Spec) else "",

@@ -54,7 +54,8 @@ class Work:
     form     'float32', 'int8' or 'dynamic' (int8 weights, float32 numbers)
     shape    what its time depends on, by family: rows, depth of the window's channels, outputs and window
              area of a product; pixels, channels, window area and stride of a depthwise convolution;
-             elements and the last dimension of anything else, with a mark for a second operand that is repeated
+             elements and the last dimension of anything else, and of pooling its window and stride; last a mark
+             that keeps forms apart which other kernels compute, such as a second operand that is repeated
     amount   MACs of products and depthwise convolutions, else bytes
     reads    (tensor, bytes) of inputs and weights; writes likewise
     """

@@ -18,6 +18,7 @@ from hwlimits.training.litert import LiteRTFile
 FORMS = {"float32": ("FLOAT32", "FLOAT32"), "int8": ("INT8", "INT8"), "dynamic": ("FLOAT32", "INT8")}
 _NUMPY = {"FLOAT32": np.float32, "INT8": np.int8, "INT32": np.int32}
 PAIRS = ("ADD", "SUB", "MUL", "SQUARED_DIFFERENCE", "MAXIMUM", "DIV")
+ZERO_POINT = -10  # of int8 activations: some kernels take 0 alone, which a network's ranges don't have
 HEAVY = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 
 
@@ -70,7 +71,7 @@ def single(spec: Spec, seed: int = 0) -> LiteRTFile:
     """A file with one operator as `spec` says. Raises KeyError for a kind or form that is not written here."""
     activation, weight = FORMS[spec.form]
     build, random = _Builder(), np.random.default_rng(seed)
-    small = {"scale": 0.05, "zero": -128 if spec.kind == "RSQRT" else 0} if activation == "INT8" else {}
+    small = {"scale": 0.05, "zero": -128 if spec.kind == "RSQRT" else ZERO_POINT} if activation == "INT8" else {}
     inputs = [build.tensor(spec.shape, activation, **small)]
     graph_inputs = list(inputs)
     out_shape, out_scale = spec.shape, small
@@ -114,7 +115,7 @@ def single(spec: Spec, seed: int = 0) -> LiteRTFile:
         out_scale = {"scale": 1 / 128}
     out_type = {"QUANTIZE": "INT8", "DEQUANTIZE": "FLOAT32"}.get(spec.kind, activation)
     if spec.kind == "QUANTIZE":
-        out_scale = {"scale": 0.05}
+        out_scale = {"scale": 0.05, "zero": ZERO_POINT}
     elif spec.kind == "DEQUANTIZE":
         out_scale = {}
     output = build.tensor(out_shape, out_type, **out_scale)
@@ -137,7 +138,9 @@ def _transpose_conv(build: _Builder, spec: Spec, source: int, random) -> tuple[l
         weights = build.tensor(shape, weight, random.integers(-127, 128, shape), **scale)
     else:
         weights = build.tensor(shape, weight, 0.1 * random.standard_normal(shape))
-    output = build.tensor(out_shape, activation, **({"scale": 0.05} if activation == "INT8" else {}))
+    output = build.tensor(
+        out_shape, activation, **({"scale": 0.05, "zero": ZERO_POINT} if activation == "INT8" else {})
+    )
     return [size, weights, source], [source], output
 
 

@@ -73,7 +73,7 @@ def _depthwise(form: str) -> Iterator[Spec]:
     for side, channels in ((112, 32), (56, 16), (56, 64), (56, 144), (28, 32), (28, 96), (28, 192), (14, 96),
                            (14, 384), (7, 192), (7, 960), (4, 64)):  # fmt: skip
         for window, stride in ((3, 1), (3, 2), (5, 1), (5, 2), (7, 1), (7, 2)):
-            if (window == 3 or side in (56, 14, 7)) and not (window == 7 and channels > 300):
+            if (window == 3 or side in (112, 56, 14, 7)) and not (window == 7 and channels > 300):
                 yield Spec("DEPTHWISE_CONV_2D", form, (1, side, side, channels), window=window, stride=stride)
     if form != "dynamic":
         for side, depth, outputs in ((12, 64, 32), (28, 32, 16), (14, 128, 64)):

@@ -70,8 +70,10 @@ def _shape(operator: Operator, in_shape, out_shape) -> tuple[float, ...]:
         batch, rows, columns = prod(out_shape[:-2]), out_shape[-2], out_shape[-1]
         return (batch, rows, columns, macs / (batch * rows * columns))
     elements = max(prod(in_shape), prod(out_shape))
-    window = max(1.0, operator.cost.other_flops / prod(out_shape)) if "POOL" in operator.kind else 1.0
-    return (elements, max(in_shape[-1], 1), window)
+    if "POOL" in operator.kind:
+        window = max(1.0, operator.cost.other_flops / prod(out_shape))
+        return (elements, in_shape[-1], window, prod(in_shape) / prod(out_shape))
+    return (elements, max(in_shape[-1], 1), 1.0)
 
 
 def _mark(operator: Operator, options) -> float:
