@@ -70,7 +70,6 @@ libc = ctypes.CDLL(None)
 libc.free.argtypes = [ctypes.c_void_p]
 def work():
     rng, held = random.Random(0), []
-    libc.malloc.restype = ctypes.c_void_p
     small = [libc.malloc(size) for size in range(24, 1032, 16) for _ in range(8)]
     for p in small:  # a thread that has worked has its own store of small blocks full, so that crumbs are joined
         libc.free(p)
@@ -81,6 +80,9 @@ def work():
         held.append(p)
         if len(held) > 12:
             libc.free(held.pop(rng.randrange(len(held))))
+libc.malloc.restype = ctypes.c_void_p
+libc.malloc.argtypes = [ctypes.c_size_t]
+libc.free(libc.malloc(2**25 - 2**16))  # the threshold is at its largest, as in a process that has worked
 _reset_mark()
 before = psutil.Process().memory_info().rss
 thread = threading.Thread(target=work)
@@ -99,7 +101,7 @@ def test_the_peak_is_that_of_a_real_thread(unit):
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM.format(sizes=sizes)], capture_output=True, text=True, check=True
     )
-    heap, rng, held = Heap(), random.Random(0), []
+    heap, rng, held = Heap(LARGEST_THRESHOLD), random.Random(0), []
     for i, size in enumerate(sizes):
         heap.take(i, size)
         held.append(i)

@@ -75,7 +75,6 @@ class Heap:
             return None
         found = self._cut(heap, heap.top, size, None)
         heap.top = found[1] + size
-        heap.touched = max(heap.touched, heap.top)
         return found
 
     def _cut(self, heap: _Heap, at: int, size: int, end: int | None):
@@ -86,10 +85,16 @@ class Heap:
             heap.gaps[at] = start - at
         if end is not None and end > start + size:
             heap.gaps[start + size] = end - start - size
+        heap.touched = max(heap.touched, start + size)
         return heap, start, size
 
     def _new(self, size: int):
         if size < self.threshold_bytes and size <= HEAP_BYTES // 2:
+            full = self.heaps[-1]  # what it had on top is a gap from now on
+            if full.top < HEAP_BYTES:
+                full.gaps[full.top] = HEAP_BYTES - full.top
+                self._joined(full, full.top)
+                full.top = HEAP_BYTES
             self.heaps.append(_Heap())
             return self._on_top(self.heaps[-1], size)
         self.mapped += size
@@ -102,16 +107,31 @@ class Heap:
             if not self.fixed and self.threshold_bytes < size <= LARGEST_THRESHOLD:
                 self.threshold_bytes = size
             return
-        for start, gap in list(heap.gaps.items()):  # with the gaps on either side it is one
-            if start + gap == at or at + size == start:
-                del heap.gaps[start]
-                at, size = min(at, start), size + gap
-        if at + size == heap.top:
-            heap.top = at
-        else:
-            heap.gaps[at] = size
+        heap.gaps[at] = size
+        self._joined(heap, at)
+        self._lower_top(self.heaps[-1])
         while len(self.heaps) > 1 and self.heaps[-1].top == 0:
             self.heaps.pop()
+            self._lower_top(self.heaps[-1])
         newest = self.heaps[-1]
         if newest.touched - newest.top >= 2 * self.threshold_bytes:
             newest.touched = newest.top
+
+    @staticmethod
+    def _joined(heap: _Heap, at: int) -> None:
+        """The gap at `at` and the gaps on either side of it are one."""
+        size = heap.gaps.pop(at)
+        for start, gap in list(heap.gaps.items()):
+            if start + gap == at or at + size == start:
+                del heap.gaps[start]
+                at, size = min(at, start), size + gap
+        heap.gaps[at] = size
+
+    @staticmethod
+    def _lower_top(heap: _Heap) -> None:
+        """A gap that reaches the top is the top."""
+        for at, gap in heap.gaps.items():
+            if at + gap == heap.top:
+                del heap.gaps[at]
+                heap.top = at
+                break

@@ -16,7 +16,6 @@ from __future__ import annotations
 import csv
 import json
 import platform
-import statistics
 import sys
 from dataclasses import dataclass
 from math import prod
@@ -35,11 +34,12 @@ from hwlimits.training.step_graph import step_graph
 
 __all__ = ["StepMemory", "arena_buffers", "inference_buffers", "measured_step_bytes", "step_memory"]
 
+# measured_bytes is that of a process whose allocator returns what is given back; default_measured_bytes that of
+# one which is left alone, beside resident_bytes, the prediction with the allocator's rules.
 COLUMNS = (
     "model", "batch", "precision", "threads", "parameters_bytes", "optimizer_bytes", "activations_bytes",
-    "tensors_bytes", "predicted_bytes", "measured_bytes", "ratio", "returning_bytes", "returning_ratio",
+    "predicted_bytes", "measured_bytes", "ratio", "resident_bytes", "default_measured_bytes", "default_ratio",
 )  # fmt: skip
-REPEATS = 3
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,8 @@ class StepMemory:
 
     activations_bytes   of the tensors that the forward pass leaves for the backward pass
     tensors_bytes       the most that tensors and workspaces take together at one moment, at the operation `at`
-    resident_bytes      the same with what the allocator fails to reuse: what the process grows by
+    resident_bytes      the same with what glibc's allocator fails to reuse, by the rules in `hwlimits.heap`: a
+                        coarse estimate, mostly below what such a process grows by; elsewhere tensors_bytes
     """
 
     parameters_bytes: int
@@ -229,19 +230,18 @@ def _crossing(graph, group: dict[str, str], outputs, root: dict[str, str]) -> se
     return found
 
 
-def row(name: str, progress: bool = False) -> dict:
-    """A line of the table: a network of `training.networks` predicted, and measured in fresh processes."""
+def row(name: str) -> dict:
+    """A line of the table: a network of `training.networks` predicted, and measured in two fresh processes."""
     from hwlimits.training import networks
 
     batch = networks.BATCHES[name]
     found = step_memory(networks.build(name), batch)
     source = f"from hwlimits.training import networks; model = networks.build({name!r})"
-    measured = statistics.median_low(measured_step_bytes(source, batch) for _ in range(REPEATS))
-    returning = measured_step_bytes(source, batch, returning=True)
+    returning, default = (measured_step_bytes(source, batch, returning=how) for how in (True, False))
     values = (
         name, batch, "float32", 1, found.parameters_bytes, found.optimizer_bytes, found.activations_bytes,
-        found.tensors_bytes, found.resident_bytes, measured, round(measured / found.resident_bytes, 4),
-        returning, round(returning / found.tensors_bytes, 4),
+        found.tensors_bytes, returning, round(returning / found.tensors_bytes, 4),
+        found.resident_bytes, default, round(default / found.resident_bytes, 4),
     )  # fmt: skip
     return dict(zip(COLUMNS, values, strict=True))
 
@@ -251,7 +251,7 @@ def main() -> None:
     from hwlimits.training import networks
 
     require_clean_commit()
-    made_by = provenance("python -m hwlimits.training.memory", repeats=REPEATS)
+    made_by = provenance("python -m hwlimits.training.memory", allocator=" ".join(platform.libc_ver()))
     rows = []
     for name in networks.NAMES:
         rows.append(row(name))

@@ -132,6 +132,6 @@ NAMES = tuple(_BUILDERS)
 
 # Examples at which the activations reach 500 MB.
 BATCHES = {
-    "mlp": 49_000, "article-cnn": 3_600, "lenet": 5_000, "vgg-like": 950, "resnet-like": 500, "mobilenet-like": 420,
-    "densenet-like": 300, "unet-like": 150, "transformer": 600, "lstm": 3_000,
+    "mlp": 49_000, "article-cnn": 3_600, "lenet": 6_700, "vgg-like": 950, "resnet-like": 500, "mobilenet-like": 420,
+    "densenet-like": 300, "unet-like": 200, "transformer": 600, "lstm": 5_000,
 }  # fmt: skip
