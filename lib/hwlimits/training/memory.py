@@ -68,8 +68,10 @@ class StepMemory:
 def step_memory(model, batch: int, *, threads: int = 1) -> StepMemory:
     """Predict a training step of a compiled tf_keras model on `batch` examples; nothing of that size is run.
 
-    With one thread the order of the operations, and so the peak, is TensorFlow's own; with several it is one
-    of many that happen. Raises StepError for a model with a loop (a recurrent layer that is not unrolled).
+    With one thread the order of the operations, and so the peak, is TensorFlow's own: it depends on the layers'
+    names, so a model to be compared has to have the same (`keras.backend.reset_uids` before it is built).
+    With several threads the order is one of many that happen.
+    Raises StepError for a model with a loop (a recurrent layer that is not unrolled).
     """
     graph, heap = step_graph(model, examples(batch)), Heap(LARGEST_THRESHOLD)
     l3_bytes = max((cache.bytes for cache in caches()), default=2**23)
@@ -178,27 +180,30 @@ def inference_buffers(model, batch: int = 1, dtype: str = "float32", *, input_sh
         given = [t.name for t in operation.inputs if t.name in depends]
         if not given:
             continue  # of weights and constants alone
+        if operation.type in VIEWS:
+            for tensor in operation.outputs:
+                root[tensor.name] = root[given[0]]
+                depends.add(tensor.name)
+            continue
         step = step_of.setdefault(group.get(operation.name, operation.name), len(step_of) + 1)
         for name in given:
             used[root[name]] = max(used[root[name]], step)
         for tensor in operation.outputs:
             _note(tensor, step, tensors, made, used, root, depends)
-            if operation.type in VIEWS:
-                root[tensor.name] = root[given[0]]
     for tensor in call.outputs:
         if tensor.name in root:
             used[root[tensor.name]] = len(step_of)
     crossing = _crossing(graph, group, call.outputs, root)
     buffers = []
     for name, tensor in tensors.items():
-        if root[name] == name and (name in crossing or made[name] == 0):
+        if name in crossing or made[name] == 0:
             size = width if tensor.dtype.is_floating else tensor.dtype.size
             buffers.append(Buffer(name, prod(tensor.shape) * size, made[name], used[name]))
     return buffers
 
 
 def _note(tensor, step: int, tensors, made, used, root, depends) -> None:
-    if tensor.dtype.is_floating or tensor.dtype.is_integer or tensor.dtype.is_bool:
+    if tensor.dtype.is_floating or tensor.dtype.is_integer or tensor.dtype.is_bool:  # not a resource
         tensors[tensor.name], root[tensor.name] = tensor, tensor.name
         made[tensor.name] = used[tensor.name] = step
         depends.add(tensor.name)

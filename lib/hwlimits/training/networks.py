@@ -15,11 +15,15 @@ SMALL_IMAGE = (32, 32, 3)
 def build(name: str, optimizer: str = "adam") -> keras.Model:
     """The network called `name`, one of NAMES, compiled for class numbers as labels.
 
+    Keras' count of unnamed layers starts anew: TensorFlow's order of operations, and with it the memory of a
+    step, depends on names. (dense_9 and dense_10 sort the other way round than dense_8 and dense_9.)
+
     >>> build("lenet").count_params()
     431080
     """
     if name not in _BUILDERS:
         raise ValueError(f"build({name!r}): there is no network of that name; there are {', '.join(NAMES)}")
+    keras.backend.reset_uids()
     model = _BUILDERS[name]()
     model.compile(optimizer, "sparse_categorical_crossentropy")
     return model
