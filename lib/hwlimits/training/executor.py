@@ -81,13 +81,17 @@ class _Replay:
         self.graph, self.l3_bytes, self.tell = graph, l3_bytes, listener
         self.operations = {o.name: o for o in graph.operations}
         self.readers: dict[tuple[str, int], int] = Counter(i for o in graph.operations for i in o.inputs)
+        # what an operation sets free: first those that read its outputs, then those that only wait for it
         self.next: dict[str, list[Operation]] = {o.name: [] for o in graph.operations}
+        self.then: dict[str, list[Operation]] = {o.name: [] for o in graph.operations}
         self.waits: dict[str, int] = {}
         for o in graph.operations:
-            before = dict.fromkeys([*(name for name, _ in o.inputs), *o.after])
-            self.waits[o.name] = len(before)
-            for name in before:
+            reads, after = dict.fromkeys(name for name, _ in o.inputs), dict.fromkeys(o.after)
+            self.waits[o.name] = len(reads) + len(after)
+            for name in reads:
                 self.next[name].append(o)
+            for name in after:
+                self.then[name].append(o)
         self.outputs: dict[str, list[int]] = {}
         for name, i in {*self.readers, *graph.bytes}:
             self.outputs.setdefault(name, []).append(i)
@@ -171,7 +175,7 @@ class _Replay:
             if not self.references[home]:
                 self._shrink(home)
         ready = []
-        for user in self.next[o.name]:
+        for user in (*self.next[o.name], *self.then[o.name]):
             self.waits[user.name] -= 1
             if not self.waits[user.name]:
                 ready.append(user)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hwlimits.training.keras import keras
+from hwlimits.training.keras import keras, tf
 from hwlimits.training.models import article_cnn
 from hwlimits.training.zoo import build as from_zoo
 
@@ -26,6 +26,40 @@ def build(name: str, optimizer: str = "adam") -> keras.Model:
     keras.backend.reset_uids()
     model = _BUILDERS[name]()
     model.compile(optimizer, "sparse_categorical_crossentropy")
+    return model
+
+
+class Recomputed(layers.Layer):
+    """Layers whose activations are not kept: tf.recompute_grad runs them again when backward comes to them."""
+
+    def __init__(self, block: list[keras.layers.Layer], **options):
+        super().__init__(**options)
+        self.block = block
+
+    def build(self, shape):
+        for layer in self.block:
+            layer.build(shape)
+            shape = layer.compute_output_shape(shape)
+        super().build(shape)
+
+    def call(self, x):
+        def run(x):
+            for layer in self.block:
+                x = layer(x)
+            return x
+
+        return tf.recompute_grad(run)(x)
+
+
+def deep(depth: int = 16, every: int | None = None) -> keras.Model:
+    """A chain of `depth` equal convolutions, compiled; with `every`, each segment of that many is `Recomputed`."""
+    keras.backend.reset_uids()
+    convolutions = [_conv(16) for _ in range(depth)]
+    if every is not None:
+        convolutions = [Recomputed(convolutions[i : i + every]) for i in range(0, depth, every)]
+    tail = [layers.GlobalAveragePooling2D(), layers.Dense(10, activation="softmax")]
+    model = keras.Sequential([keras.Input((32, 32, 16)), *convolutions, *tail])
+    model.compile("adam", "sparse_categorical_crossentropy")
     return model
 
 
