@@ -100,6 +100,7 @@ def test_workspaces_by_hand():
     graph = StepGraph((), {}, shapes)
     pool = Operation("p", "MaxPoolGrad", (("x", 0), ("pooled", 0), ("g", 0)), ())
     assert workspace_bytes(pool, graph, 2**20) == 2 * 5 * 5 * 3 * 12
+    assert workspace_bytes(pool, graph, 2**20, reads_last=True) == 2 * 5 * 5 * 3 * 8
     conv = Operation("dw", "Conv2DBackpropFilter", (("x", 0), ("s", 0), ("g", 0)), ())
     columns = 4 * 4 * 3 * 3 * 2
     one_example = 4 * (columns + 4 * 4 * 8 + 3 * 3 * 2 * 8)

@@ -34,6 +34,7 @@ _ANY = (
 )
 _LOOP = "Enter Exit LoopCond NextIteration PartitionedCall StatefulPartitionedCall StatelessWhile While"
 _IN_PLACE_FIRST, _IN_PLACE_ANY, _LOOPS = (frozenset(names.split()) for names in (_FIRST, _ANY, _LOOP))
+_IMAGES = {"FusedBatchNormV3": 2, "FusedBatchNormGradV3": 3}  # that it reads and writes, the large ones
 _ASKS_SHAPE = {"Shape", "ShapeN", "Size", "Rank"}
 
 
@@ -132,7 +133,8 @@ class _Replay:
         return next((stack.pop() for stack in self.stacks if stack), None)
 
     def _start(self, o: Operation) -> None:
-        if work := workspace_bytes(o, self.graph, self.l3_bytes):
+        reads_last = len(o.inputs) > 1 and self.references[self.buffer[o.inputs[1]]] == 1
+        if work := workspace_bytes(o, self.graph, self.l3_bytes, reads_last=reads_last):
             self._grow((o.name, -1), work)
         for i in sorted(self.outputs.get(o.name, ())):
             home = self._home(o, i)
@@ -203,17 +205,19 @@ class _Replay:
             del self.size[block]
 
 
-def workspace_bytes(o: Operation, graph: StepGraph, l3_bytes: int) -> int:
+def workspace_bytes(o: Operation, graph: StepGraph, l3_bytes: int, *, reads_last: bool = False) -> int:
     """What a kernel takes beside its tensors while it runs, where it is much and is all written.
 
-    MaxPoolGrad finds the largest again: the pooled values, and where each was, as int64. The gradients of a
+    MaxPoolGrad finds the largest again: where each was, as int64, and the pooled values, in the place of the
+    first ones if it is their last reader (`reads_last`). The gradients of a
     convolution write images out as columns (im2col) for as many examples as the last cache holds. An Einsum
-    brings its operands into the order of a batched matrix product, and the product into that of its result.
+    brings its operands into the order of a batched matrix product, and the product into that of its result; a
+    normalization with the channels in front (as Keras' LayerNormalization is made) brings them to the end and back.
     (Eigen's products ask for room for their packed blocks, too, of which they write little.)
     """
     if o.kind == "MaxPoolGrad":
         pooled = graph.shapes.get(o.inputs[1])
-        return 0 if pooled is None else prod(pooled) * (4 + 8)
+        return 0 if pooled is None else prod(pooled) * (8 if reads_last else 4 + 8)
     if o.kind in ("Conv2DBackpropFilter", "Conv2DBackpropInput"):
         gradient = graph.shapes.get(o.inputs[2])
         weights = graph.shapes.get((o.name, 0) if o.kind == "Conv2DBackpropFilter" else o.inputs[1])
@@ -223,8 +227,10 @@ def workspace_bytes(o: Operation, graph: StepGraph, l3_bytes: int) -> int:
         columns = prod(places) * window
         example = columns + prod(places) * filters + window * filters
         return 4 * columns * min(batch, max(1, -(-l3_bytes // 4 // example)))
-    if o.equation:
-        moved = zip((*o.inputs, (o.name, 0)), _reordered(o.equation), strict=True)
+    if o.kind in _IMAGES and o.detail == "NCHW":
+        return _IMAGES[o.kind] * graph.size((o.name, 0))
+    if o.kind == "Einsum":
+        moved = zip((*o.inputs, (o.name, 0)), _reordered(o.detail), strict=True)
         return sum(graph.size(tensor) for tensor, copied in moved if copied)
     return 0
 

@@ -21,14 +21,14 @@ FEW = 2  # examples that the graph is made with
 class Operation:
     """One node: `inputs` are (operation, which output), `after` the operations it must wait for besides.
 
-    equation   of an Einsum, such as 'abc,cde->abde'
+    detail   of an Einsum its equation, such as 'abc,cde->abde'; of a normalization its layout, 'NHWC' or 'NCHW'
     """
 
     name: str
     kind: str
     inputs: tuple[tuple[str, int], ...]
     after: tuple[str, ...]
-    equation: str = ""
+    detail: str = ""
 
 
 @dataclass(frozen=True)
@@ -112,8 +112,9 @@ def step_graph(model, batch: int) -> StepGraph:
 def _operation(node) -> Operation:
     inputs = [given.partition(":") for given in node.input if not given.startswith("^")]
     after = tuple(given[1:] for given in node.input if given.startswith("^"))
-    equation = node.attr["equation"].s.decode() if node.op == "Einsum" else ""
-    return Operation(node.name, node.op, tuple((name, int(i or 0)) for name, _, i in inputs), after, equation)
+    told_by = "equation" if node.op == "Einsum" else "data_format"
+    detail = node.attr[told_by].s.decode() if told_by in node.attr else ""
+    return Operation(node.name, node.op, tuple((name, int(i or 0)) for name, _, i in inputs), after, detail)
 
 
 @contextmanager
