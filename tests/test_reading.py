@@ -1,5 +1,6 @@
 """Ways of reading: all read the same, cold is cold or says why, and the prediction is the sum of its steps."""
 
+import time
 import zlib
 
 import numpy as np
@@ -54,16 +55,25 @@ def test_cold_is_not_claimed_where_the_system_keeps_the_file(found, monkeypatch)
     assert reading.read(found, "raw", cold=True).cold is True
 
 
-def test_the_prediction_is_the_sum_of_the_steps(found):
-    rates = {"source_bytes_per_s": 1e6, "memory_bytes_per_s": 1e7, "inflate_bytes_per_s": 1e5}
+@pytest.mark.parametrize("cold", [True, False])
+def test_the_prediction_is_the_sum_of_the_steps(found, cold):
+    rates = {"source_bytes_per_s": 1e6, "memory_bytes_per_s": 1e7, "inflate_bytes_per_s": 1e5, "new_bytes_per_s": 2e6}
     data, file = found.array.nbytes, found.deflated.stat().st_size
     by_hand = {
         "in memory": data / 1e7,
-        "raw": data / 1e6 + data / 1e7,
-        "mapped": data / 1e6 + data / 1e7,
-        "deflated": file / 1e6 + data / 1e5 + data / 1e7,
+        "raw": data / 1e6 + data / 2e6 + data / 1e7,
+        "mapped": cold * data / 1e6 + data / 1e7,
+        "deflated": file / 1e6 + file / 2e6 + data / 2e6 + data / 1e5 + data / 1e7,
     }
-    assert {way: reading.predicted_s(found, way, **rates) for way in reading.WAYS} == pytest.approx(by_hand)
+    assert {way: reading.predicted_s(found, way, cold=cold, **rates) for way in reading.WAYS} == pytest.approx(by_hand)
+
+
+def test_new_memory_is_slower_than_memory_that_was_written():
+    again = np.ones(2**22)
+    start = time.perf_counter()
+    for _ in range(5):
+        again.fill(2.0)
+    assert reading.new_memory_rate() < 5 * again.nbytes / (time.perf_counter() - start)
 
 
 def test_inflating_takes_time(found):
