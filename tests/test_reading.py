@@ -73,7 +73,8 @@ def test_new_memory_is_slower_than_memory_that_was_written():
     start = time.perf_counter()
     for _ in range(5):
         again.fill(2.0)
-    assert reading.new_memory_rate() < 5 * again.nbytes / (time.perf_counter() - start)
+    again_bytes_per_s = 5 * again.nbytes / (time.perf_counter() - start)
+    assert reading.new_memory_rate() < again_bytes_per_s
 
 
 def test_inflating_takes_time(found):
