@@ -139,11 +139,14 @@ def measured_step_bytes(build: str, batch: int, *, threads: int = 1, returning: 
     returning   with glibc told to map blocks from 64 KiB on one by one, so that each goes back to the system when
                 it is given back: what the tensors take, without what the allocator does not reuse
 
+    TensorFlow uses its own kernels. oneDNN's, which it prefers on some processors, take workspaces that the replay
+    does not have: up to a third more was seen (`TF_ENABLE_ONEDNN_OPTS`).
+
     Before the step: model, optimiser state, batch, and one step on two examples, which traces the graph. In the
     step: all else. Raises RuntimeError with what the process said if it fails.
     """
     prepare = _PREPARE.format(threads=threads, build=build, batch=batch)
-    environment = {"MALLOC_MMAP_THRESHOLD_": str(2**16)} if returning else {}
+    environment = {"TF_ENABLE_ONEDNN_OPTS": "0"} | ({"MALLOC_MMAP_THRESHOLD_": str(2**16)} if returning else {})
     return peak_bytes(prepare, "{k: v.numpy() for k, v in step(*given).items()}", environment)
 
 
