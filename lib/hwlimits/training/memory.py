@@ -50,6 +50,7 @@ class StepMemory:
     tensors_bytes       the most that tensors and workspaces take together at one moment, at the operation `at`
     resident_bytes      the same with what glibc's allocator fails to reuse, by the rules in `hwlimits.heap`: a
                         coarse estimate, mostly below what such a process grows by; elsewhere tensors_bytes
+    not_counted         kinds of operations whose workspaces are missing: oneDNN's kernels, where TensorFlow uses them
     """
 
     parameters_bytes: int
@@ -59,6 +60,7 @@ class StepMemory:
     tensors_bytes: int
     resident_bytes: int
     at: str
+    not_counted: tuple[str, ...] = ()
 
     @property
     def total_bytes(self) -> int:
@@ -88,6 +90,7 @@ def step_memory(model, batch: int, *, threads: int = 1) -> StepMemory:
         tensors_bytes=run.peak_bytes,
         resident_bytes=heap.peak_bytes if _has_glibc() else run.peak_bytes,
         at=run.at,
+        not_counted=tuple(sorted({o.kind for o in graph.operations if o.kind.startswith("_Mkl")})),
     )
 
 
