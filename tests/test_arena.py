@@ -69,7 +69,14 @@ def gated():
     return keras.Model(inputs, layers.Dense(3, activation="softmax")(layers.GlobalAveragePooling2D()(x)))
 
 
-SHAPES = {f.__name__: f for f in (mlp, residual, depthwise, concatenation, transposed, gated)}
+def two_outputs():
+    """The first is there early, and has to stay."""
+    inputs = keras.Input((16, 16, 4))
+    early = conv(8)(inputs)
+    return keras.Model(inputs, [early, layers.GlobalAveragePooling2D()(conv(16)(conv(16)(early)))])
+
+
+SHAPES = {f.__name__: f for f in (mlp, residual, depthwise, concatenation, transposed, gated, two_outputs)}
 STORED = [f"results/case_study/quantized-seed{seed}.tflite" for seed in range(5)]
 
 
