@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 
-from hwlimits.training.keras import tf
+from hwlimits.training.keras import eager, tf
 
 FEW = 2  # examples that the graph is made with
 
@@ -84,19 +84,17 @@ def train_step(model, batch: int | None):
 
 def step_graph(model, batch: int) -> StepGraph:
     """The graph of a compiled tf_keras model's training step. The model's weights are what they were, afterwards."""
-    from tensorflow.python.eager import context  # the only way to the optimized graph
-
     inputs, labels = batch_specs(model, FEW)
     few = [*made_up(inputs), *made_up(labels)]
     model.optimizer.build(model.trainable_variables)
     with _kept(model):
         train_step(model, None)(*few)  # makes what is made once: metrics
-        context.context().enable_graph_collection()
+        eager.context().enable_graph_collection()
         try:
             train_step(model, None)(*few)
-            record = context.context().export_run_metadata()
+            record = eager.context().export_run_metadata()
         finally:
-            context.context().disable_graph_collection()
+            eager.context().disable_graph_collection()
     function = max(record.function_graphs, key=lambda f: sum(len(p.node) for p in f.partition_graphs))
     nodes = [node for part in function.partition_graphs for node in part.node]
     graph = train_step(model, batch).get_concrete_function().graph
