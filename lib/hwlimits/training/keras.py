@@ -22,7 +22,8 @@ with caught_stderr():  # a dozen lines on GPUs and libraries that it looked for;
     tf.config.list_physical_devices()  # the look for a GPU, which complains where there is none
 tf.get_logger().setLevel("ERROR")
 
-# Loaded when asked for, as each takes seconds: tfmot, Keras 3 (on TensorFlow), the format of a profile, the door to optimized graphs.
+# Loaded when asked for, as each takes seconds: tfmot, Keras 3 (on TensorFlow), the format of a profile, and what
+# keeps the graphs that TensorFlow has optimized.
 _LATER = {
     "tfmot": "tensorflow_model_optimization",
     "keras3": "keras",
