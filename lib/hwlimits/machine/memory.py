@@ -11,22 +11,24 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import psutil
 
 
-def peak_bytes(prepare: str, work: str) -> int:
+def peak_bytes(prepare: str, work: str, environment: Mapping[str, str] | None = None) -> int:
     """Bytes by which resident memory rose at most while `work` ran, after `prepare` had.
 
-    Both are Python source, run one after the other in one namespace of a fresh process.
+    Both are Python source, run one after the other in one namespace of a fresh process, which
+    has the variables of `environment` beside this one's.
     Raises RuntimeError with what the process said if it fails.
 
     >>> peak_bytes("import numpy as np", "x = np.ones(50_000_000, np.uint8)") > 45_000_000
     True
     """
-    done = subprocess.run([sys.executable, "-m", __name__, prepare, work], capture_output=True, text=True)
+    command = [sys.executable, "-m", __name__, prepare, work]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | dict(environment or {}))
     if done.returncode:
         raise RuntimeError(f"peak_bytes: the measured process failed: {done.stderr.strip()[-500:]}")
     return json.loads(done.stdout.splitlines()[-1])

@@ -22,11 +22,13 @@ with caught_stderr():  # a dozen lines on GPUs and libraries that it looked for;
     tf.config.list_physical_devices()  # the look for a GPU, which complains where there is none
 tf.get_logger().setLevel("ERROR")
 
-# Loaded when asked for, as each takes seconds: tfmot, Keras 3 (on TensorFlow), the format of a profile.
+# Loaded when asked for, as each takes seconds: tfmot, Keras 3 (on TensorFlow), the format of a profile, and what
+# keeps the graphs that TensorFlow has optimized.
 _LATER = {
     "tfmot": "tensorflow_model_optimization",
     "keras3": "keras",
     "xplane": "tensorflow.tsl.profiler.protobuf.xplane_pb2",
+    "eager": "tensorflow.python.eager.context",
 }
 __all__ = ["deterministic", "keras", "tf", "use_threads", *_LATER]
 

@@ -1,14 +1,156 @@
-"""The memory that a Keras model needs while it works: predicted from its traced graph."""
+"""The memory that a Keras model takes while it trains: predicted from its traced graph, and measured.
+
+| part | when |
+|---|---|
+| parameters, optimiser state, the batch | before the step: they are there when it begins |
+| activations, gradients, workspaces | in the step: `hwlimits.training.executor` replays it |
+| what the allocator does not reuse | in the step: `hwlimits.heap` has glibc's rules, which Linux mostly has |
+
+`python -m hwlimits.training.memory` predicts and measures the networks of `training.networks`, and
+writes data/results/training_memory.csv, with what made it beside it. What a model takes at inference is
+`inference_buffers`; what a LiteRT file takes, `training.arena.arena_buffers`.
+"""
 
 from __future__ import annotations
 
+import csv
+import json
+import platform
+import sys
+from dataclasses import dataclass
 from math import prod
 
+from hwlimits import data
 from hwlimits.compute import bytes_per_element, examples
+from hwlimits.heap import LARGEST_THRESHOLD, Heap
+from hwlimits.machine.memory import peak_bytes
+from hwlimits.machine.processor import caches
+from hwlimits.machine.provenance import provenance, require_clean_commit
 from hwlimits.storage import Buffer
+from hwlimits.training.arena import arena_buffers
 from hwlimits.training.cost import _Call, _input_specs, _trace
+from hwlimits.training.executor import VIEWS, replay
+from hwlimits.training.step_graph import step_graph
 
-VIEWS = {"Reshape", "Identity", "Squeeze", "ExpandDims", "StopGradient", "PreventGradient", "EnsureShape"}
+__all__ = ["StepMemory", "arena_buffers", "inference_buffers", "measured_step_bytes", "step_memory"]
+
+# measured_bytes is that of a process whose allocator returns what is given back; default_measured_bytes that of
+# one which is left alone, beside resident_bytes, the prediction with the allocator's rules.
+COLUMNS = (
+    "model", "batch", "precision", "threads", "parameters_bytes", "optimizer_bytes", "activations_bytes",
+    "predicted_bytes", "measured_bytes", "ratio", "resident_bytes", "default_measured_bytes", "default_ratio",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class StepMemory:
+    """What a training step takes, in bytes; the first two are there before it begins.
+
+    activations_bytes   of the tensors that the forward pass leaves for the backward pass
+    tensors_bytes       the most that tensors and workspaces take together at one moment, at the operation `at`
+    resident_bytes      the same with what glibc's allocator fails to reuse, by the rules in `hwlimits.heap`: a
+                        coarse estimate, mostly below what such a process grows by; elsewhere tensors_bytes
+    not_counted         kinds of operations whose workspaces are missing: oneDNN's kernels, where TensorFlow uses them
+    """
+
+    parameters_bytes: int
+    optimizer_bytes: int
+    gradients_bytes: int
+    activations_bytes: int
+    tensors_bytes: int
+    resident_bytes: int
+    at: str
+    not_counted: tuple[str, ...] = ()
+
+    @property
+    def total_bytes(self) -> int:
+        return self.parameters_bytes + self.optimizer_bytes + self.resident_bytes
+
+
+def step_memory(model, batch: int, *, threads: int = 1) -> StepMemory:
+    """Predict a training step of a compiled tf_keras model on `batch` examples; nothing of that size is run.
+
+    With one thread the order of the operations, and so the peak, is TensorFlow's own: it depends on the layers'
+    names, so a model to be compared has to have the same (`keras.backend.reset_uids` before it is built).
+    With several threads the order is one of many that happen.
+    Raises StepError for a model with a loop (a recurrent layer that is not unrolled).
+    """
+    graph, heap = step_graph(model, examples(batch)), Heap(LARGEST_THRESHOLD)
+    l3_bytes = max((cache.bytes for cache in caches()), default=2**23)
+
+    def listen(what: str, block: object, size: int) -> None:
+        heap.take(block, size) if what == "take" else heap.give(block)
+
+    run = replay(graph, threads=threads, l3_bytes=l3_bytes, listener=listen)
+    return StepMemory(
+        parameters_bytes=_bytes_of(model.variables),
+        optimizer_bytes=_bytes_of(model.optimizer.variables),
+        gradients_bytes=_bytes_of(model.trainable_variables),
+        activations_bytes=run.kept_bytes,
+        tensors_bytes=run.peak_bytes,
+        resident_bytes=heap.peak_bytes if _has_glibc() else run.peak_bytes,
+        at=run.at,
+        not_counted=tuple(sorted({o.kind for o in graph.operations if o.kind.startswith("_Mkl")})),
+    )
+
+
+def _bytes_of(variables) -> int:
+    return sum(prod(v.shape) * v.dtype.size for v in variables)
+
+
+def _has_glibc() -> bool:
+    return platform.libc_ver()[0] == "glibc"
+
+
+_PREPARE = """
+from hwlimits.training.keras import tf, use_threads
+if {threads}:
+    use_threads({threads})
+{build}
+from hwlimits.training.step_graph import FEW, batch_specs, made_up, train_step
+step = train_step(model, None)
+def batch(n):
+    inputs, labels = batch_specs(model, n)
+    return [*made_up(inputs), *made_up(labels)]
+step(*batch(FEW))
+given = batch({batch})
+from hwlimits.training.memory import settle
+settle()
+"""
+
+
+def settle() -> None:
+    """Bring glibc's allocator into the state that a process comes to that has worked for a while.
+
+    A block of the largest size that counts is taken and given back, so that its threshold is where
+    it ends anyway; and what is free goes back to the system, so that the step can't find it.
+    """
+    import ctypes
+
+    import numpy as np
+
+    np.empty(LARGEST_THRESHOLD - 2**16, np.uint8)
+    if _has_glibc():
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def measured_step_bytes(build: str, batch: int, *, threads: int = 1, returning: bool = False) -> int:
+    """Bytes by which a fresh process grows at most in one training step on `batch` examples.
+
+    build       Python source that leaves a compiled tf_keras model under the name `model`
+    threads     that TensorFlow uses; 0 for as many as it likes
+    returning   with glibc told to map blocks from 64 KiB on one by one, so that each goes back to the system when
+                it is given back: what the tensors take, without what the allocator does not reuse
+
+    TensorFlow uses its own kernels. oneDNN's, which it prefers on some processors, take workspaces that the replay
+    does not have: up to a third more was seen (`TF_ENABLE_ONEDNN_OPTS`).
+
+    Before the step: model, optimiser state, batch, and one step on two examples, which traces the graph. In the
+    step: all else. Raises RuntimeError with what the process said if it fails.
+    """
+    prepare = _PREPARE.format(threads=threads, build=build, batch=batch)
+    environment = {"TF_ENABLE_ONEDNN_OPTS": "0"} | ({"MALLOC_MMAP_THRESHOLD_": str(2**16)} if returning else {})
+    return peak_bytes(prepare, "{k: v.numpy() for k, v in step(*given).items()}", environment)
 
 
 def inference_buffers(model, batch: int = 1, dtype: str = "float32", *, input_shapes=None) -> list[Buffer]:
@@ -44,27 +186,30 @@ def inference_buffers(model, batch: int = 1, dtype: str = "float32", *, input_sh
         given = [t.name for t in operation.inputs if t.name in depends]
         if not given:
             continue  # of weights and constants alone
+        if operation.type in VIEWS:
+            for tensor in operation.outputs:
+                root[tensor.name] = root[given[0]]
+                depends.add(tensor.name)
+            continue
         step = step_of.setdefault(group.get(operation.name, operation.name), len(step_of) + 1)
         for name in given:
             used[root[name]] = max(used[root[name]], step)
         for tensor in operation.outputs:
             _note(tensor, step, tensors, made, used, root, depends)
-            if operation.type in VIEWS:
-                root[tensor.name] = root[given[0]]
     for tensor in call.outputs:
         if tensor.name in root:
             used[root[tensor.name]] = len(step_of)
     crossing = _crossing(graph, group, call.outputs, root)
     buffers = []
     for name, tensor in tensors.items():
-        if root[name] == name and (name in crossing or made[name] == 0):
+        if name in crossing or made[name] == 0:
             size = width if tensor.dtype.is_floating else tensor.dtype.size
             buffers.append(Buffer(name, prod(tensor.shape) * size, made[name], used[name]))
     return buffers
 
 
 def _note(tensor, step: int, tensors, made, used, root, depends) -> None:
-    if tensor.dtype.is_floating or tensor.dtype.is_integer or tensor.dtype.is_bool:
+    if tensor.dtype.is_floating or tensor.dtype.is_integer or tensor.dtype.is_bool:  # not a resource
         tensors[tensor.name], root[tensor.name] = tensor, tensor.name
         made[tensor.name] = used[tensor.name] = step
         depends.add(tensor.name)
@@ -94,3 +239,41 @@ def _crossing(graph, group: dict[str, str], outputs, root: dict[str, str]) -> se
                 if group.get(maker, maker) != here:
                     found.add(root[tensor.name])
     return found
+
+
+def row(name: str) -> dict:
+    """A line of the table: a network of `training.networks` predicted, and measured in two fresh processes."""
+    from hwlimits.training import networks
+
+    batch = networks.BATCHES[name]
+    found = step_memory(networks.build(name), batch)
+    source = f"from hwlimits.training import networks; model = networks.build({name!r})"
+    returning, default = (measured_step_bytes(source, batch, returning=how) for how in (True, False))
+    values = (
+        name, batch, "float32", 1, found.parameters_bytes, found.optimizer_bytes, found.activations_bytes,
+        found.tensors_bytes, returning, round(returning / found.tensors_bytes, 4),
+        found.resident_bytes, default, round(default / found.resident_bytes, 4),
+    )  # fmt: skip
+    return dict(zip(COLUMNS, values, strict=True))
+
+
+def main() -> None:
+    """Predict and measure every network, and store the table."""
+    from hwlimits.training import networks
+
+    require_clean_commit()
+    made_by = provenance("python -m hwlimits.training.memory", allocator=" ".join(platform.libc_ver()))
+    rows = []
+    for name in networks.NAMES:
+        rows.append(row(name))
+        print(rows[-1], file=sys.stderr, flush=True)
+    table = data.path("results") / "training_memory.csv"
+    with open(table, "w", newline="", encoding="utf-8") as out:
+        writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    table.with_suffix(".json").write_text(json.dumps({"provenance": made_by}, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
