@@ -55,6 +55,15 @@ results-case-study: $(INSTALLED)  ## make data/results/case_study.json: five see
 results-choices: $(INSTALLED)  ## make data/results/case_study_choices.json: the trials behind the recipe
 	$(RUN) -m hwlimits.training.choices
 
+results-memory: $(INSTALLED)  ## make data/results/training_memory.csv: ten networks, predicted and measured (12 minutes)
+	$(RUN) -m hwlimits.training.memory
+
+results-predictions: $(INSTALLED)  ## make data/results/prediction_errors.csv: times predicted and measured (a quiet computer)
+	$(RUN) -m hwlimits.training.prediction_errors
+
+results-gains: $(INSTALLED)  ## make data/results/gain_predictions.csv: faster, slower or equal? (a quiet computer)
+	$(RUN) -m hwlimits.training.gain_predictions
+
 bench: $(INSTALLED)  ## measure the kernels beside C and OpenBLAS: data/results/kernels.csv (a quiet computer)
 	$(RUN) -m hwlimits.kernels.bench
 
@@ -68,4 +77,4 @@ format: $(INSTALLED)  ## format the code
 clean:  ## remove what was built (the virtual environment and trained models)
 	rm -rf $(VENV) build dist
 
-.PHONY: help setup case-study test lab execute results-case-study results-choices bench lock format clean
+.PHONY: help setup case-study test lab execute results-case-study results-choices results-memory results-predictions results-gains bench lock format clean

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from hwlimits.machine.latency import (
+    NOISE,
     Family,
     Latency,
     LatencyError,
@@ -47,8 +48,9 @@ MACHINE = Latency(points(GRID), INVOKE_S, OPERATOR_S)
 
 
 def test_a_measured_operator_is_predicted_as_measured():
+    """Within two of the deviations that a single time is believed to have."""
     for work in GRID[::5]:
-        assert MACHINE.estimate(work).hot_s == pytest.approx(true_s(work) + OPERATOR_S, rel=0.05)
+        assert MACHINE.estimate(work).hot_s == pytest.approx(true_s(work) + OPERATOR_S, rel=2 * NOISE)
 
 
 @pytest.mark.parametrize("shape", [(96, 80, 1), (700, 500, 1), (1500, 300, 16), (3000, 2000, 32), (128, 128, 50)])
@@ -69,7 +71,7 @@ def test_left_out_errors_are_those_of_really_leaving_out():
         rest = [p for j, p in enumerate(family.points) if j != i]
         other = object.__new__(Family)
         other.__dict__ |= {"overhead_s": family.overhead_s, "rate": family.rate, "mean": family.mean, "error": 0.0}
-        from hwlimits.machine.latency import NOISE, _covariance
+        from hwlimits.machine.latency import _covariance
 
         other._at = np.array([coordinates(p.work) for p in rest])
         other._inverse = np.linalg.inv(_covariance(other._at, other._at) + NOISE**2 * np.eye(len(rest)))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from hwlimits.cli import bounds
-from hwlimits.cli.bounds import Counted, counted
+from hwlimits.cli.bounds import Counted, counted, stored_card
 from hwlimits.cli.terminal import CliError, is_wide, write_table, write_text
 from hwlimits.machine.predict import Prediction, bytes_per_number, precision_of
 from hwlimits.units import quantity
@@ -81,7 +80,7 @@ def here(asked: Asked, precision: str | None) -> Prediction:
 
     A Keras model is converted: to float32, or with `precision` int8 to int8, on made-up inputs, for its speed only.
     """
-    card, hint = bounds.stored_card()
+    card, hint = stored_card()
     if card is None:
         raise CliError(hint)
     asked.check(precision)
