@@ -149,13 +149,10 @@ def fit(sizes_bytes: Sequence[int], times_s: Sequence[float], name: str = "fitte
             f"fit: these times give a latency of {alpha:.3g} s and {beta:.3g} s a byte, and both must be above 0: "
             "measure messages both much smaller and much larger than latency x bandwidth"
         )
-    random = np.random.default_rng(0)
-    found = []
-    for _ in range(draws):
-        drawn = random.integers(len(sizes), size=len(sizes))
-        if len(set(sizes[drawn].tolist())) > 1:
-            found.append(_relative_least_squares(sizes[drawn], times[drawn], rounds=3))
-    low, high = np.percentile(np.maximum(found, 0), [2.5, 97.5], axis=0)
+    drawn = np.random.default_rng(0).integers(len(sizes), size=(draws, len(sizes)))
+    drawn = drawn[np.ptp(sizes[drawn], axis=1) > 0]  # one size alone gives no line
+    found = np.stack(_relative_least_squares(sizes[drawn], times[drawn], rounds=5))
+    low, high = np.percentile(np.maximum(found, 0), [2.5, 97.5], axis=1)
     link = LinkModel(float(alpha), float(1 / beta), name)
     ratios = times / link.time_s(sizes)
     with np.errstate(divide="ignore"):
@@ -164,17 +161,21 @@ def fit(sizes_bytes: Sequence[int], times_s: Sequence[float], name: str = "fitte
     return LinkFit(link, (float(low[0]), float(high[0])), rates, by_size)
 
 
-def _relative_least_squares(sizes: np.ndarray, times: np.ndarray, rounds: int = 20) -> np.ndarray:
-    """[latency, s per byte] that make the sum of ((model - time) / time)^2 least, outliers weighing less."""
-    lines = np.stack([1 / times, sizes / times], axis=1)  # of the model over the time, which should be 1
-    weights = np.ones(len(sizes))
+def _relative_least_squares(sizes: np.ndarray, times: np.ndarray, rounds: int = 20):
+    """(latency, s per byte) that make the sum of ((model - time) / time)^2 least, outliers weighing less.
+
+    Along the last axis: several sets of messages are fitted at once.
+    """
+    a, b = 1 / times, sizes / times  # the model over the time is latency x a + beta x b, and should be 1
+    weights = np.ones_like(times)
     for _ in range(rounds):
-        scale = np.abs(lines).max(axis=0)  # both columns near 1: their sizes are far apart
-        solution = np.linalg.lstsq(lines / scale * weights[:, None], weights, rcond=None)[0] / scale
-        errors = np.abs(lines @ solution - 1)
-        usual = 1.345 * 1.4826 * np.median(errors)  # Huber's constant, and the median error of a normal law
-        weights = np.sqrt(np.minimum(1, usual / np.maximum(errors, 1e-12))) if usual > 1e-12 else weights
-    return solution
+        aa, ab, bb, ra, rb = ((weights * product).sum(axis=-1) for product in (a * a, a * b, b * b, a, b))
+        determinant = aa * bb - ab * ab
+        alpha, beta = (ra * bb - rb * ab) / determinant, (rb * aa - ra * ab) / determinant
+        errors = np.abs(alpha[..., None] * a + beta[..., None] * b - 1)
+        usual = 1.345 * 1.4826 * np.median(errors, axis=-1, keepdims=True)  # Huber's constant x a normal law's sigma
+        weights = np.minimum(1, np.maximum(usual, 1e-9) / np.maximum(errors, 1e-12))
+    return alpha, beta
 
 
 def pipelined_s(compute_s: float, link: LinkModel, size_bytes: float, pieces: int = 1) -> float:

@@ -53,7 +53,7 @@ def hello(token: bytes, rank: int) -> bytes:
 def accept(server: socket.socket, token: bytes) -> tuple[int, socket.socket] | None:
     """The rank of a process of the group that connected, and the connection; None if it was somebody else.
 
-    Raises TimeoutError if nobody connected in the server's time.
+    Raises TimeoutError if nobody connected within the server's timeout.
     """
     connection, _ = server.accept()
     try:
@@ -83,18 +83,16 @@ class Worker:
     def __init__(self, rank: int, processes: int, port: int, timeout_s: float):
         token = bytes.fromhex(os.environ[TOKEN])
         self.rank, self.processes, self.timeout_s = rank, processes, timeout_s
-        self.control = socket.create_connection(("127.0.0.1", port), timeout=timeout_s)
+        self.control = socket.create_connection(("127.0.0.1", port))
         self.control.sendall(hello(token, rank))
-        self.control.settimeout(None)
         self.lines = self.control.makefile("r", encoding="utf-8")
         self.peers: dict[int, socket.socket] = {}
         with socket.create_server(("127.0.0.1", 0)) as server:
             self.say(port=server.getsockname()[1])
             ports = self.told()["ports"]
             for lower in range(rank):
-                self.peers[lower] = prepared(socket.create_connection(("127.0.0.1", ports[lower]), timeout=timeout_s))
+                self.peers[lower] = prepared(socket.create_connection(("127.0.0.1", ports[lower])))
                 self.peers[lower].sendall(hello(token, rank))
-            server.settimeout(timeout_s)
             while len(self.peers) < processes - 1:
                 if found := accept(server, token):
                     self.peers[found[0]] = found[1]
