@@ -207,6 +207,15 @@ def test_cores_bound_as_a_schedule_on_them_does(seconds, cores):
     assert cores > 1 or found.item_s == sum(seconds)
 
 
+@pytest.mark.parametrize("batch", [1, 4, 10])
+@pytest.mark.parametrize("seconds", [(3.0, 2.0), (2.0, 3.0), (1.0, 1.0)])
+def test_an_epoch_of_batches_against_the_simulation(batch, seconds):
+    """Two sections that hand over batches are two that hand over single items, as much longer each."""
+    found = Pipeline([Section([Stage("make", seconds[0])]), Section([Stage("train", seconds[1])])], cores=2)
+    simulated = simulated_s([(batch * s, 1) for s in seconds], 40 // batch)
+    assert found.epoch_s(40, batch) == pytest.approx(simulated)
+
+
 def test_who_waits_needs_no_core():
     waits = Stage("accelerator", 3.0, cpu_s=0.0)
     found = Pipeline([Section([Stage("decode", 2.0)]), Section([waits])], cores=1)
@@ -261,6 +270,7 @@ def test_pieces_against_the_simulation():
         (lambda: pipelined_s(-1.0, LinkModel(0, 1), 1), r"pipelined_s\(compute_s=-1.0\)"),
         (lambda: Stage.of_batch("a", 1.0, 1.0, 0), r"of_batch\(batch=0\)"),
         (lambda: Pipeline([Section([Stage("a", 1.0)])], 1).epoch_s(0), r"epoch_s\(items=0\)"),
+        (lambda: Pipeline([Section([Stage("a", 1.0)])], 1).epoch_s(3, batch=4), r"epoch_s\(items=3\): .* at least 4"),
     ],
 )
 def test_what_can_t_be_a_pipeline(make, text):

@@ -313,10 +313,23 @@ class Pipeline:
         """Share of the time in which the consumer's section has nothing of its own to do."""
         return 1 - self.sections[-1].stages[-1].item_s / self.sections[-1].workers / self.item_s
 
-    def epoch_s(self, items: int) -> float:
-        """Seconds for so many items: the first one passes every stage, then one leaves every `item_s`."""
-        items = whole("epoch_s", "items", items)
-        return sum(stage.item_s for stage in self.stages) + (items - 1) * self.item_s
+    def epoch_s(self, items: int, batch: int = 1) -> float:
+        """Seconds for so many items, which the consumer takes `batch` at a time.
+
+        At first the consumer waits until the sections before it have made one batch; then a batch
+        leaves every batch x `item_s`; and the last one is consumed with nothing beside it.
+
+        >>> Pipeline([Section([Stage("read", 2.0)]), Section([Stage("train", 3.0)])], cores=2).epoch_s(8, batch=4)
+        32.0
+        """
+        batch = whole("epoch_s", "batch", batch)
+        items = whole("epoch_s", "items", items, batch)
+        *before, last = self.sections
+        if not before:
+            return items * self.item_s
+        feeding = Pipeline(before, self.cores)
+        first_s = sum(stage.item_s for stage in feeding.stages) + (batch - 1) * feeding.item_s
+        return first_s + (items - batch) * self.item_s + batch * last.item_s
 
     def cached(self, after: str, from_cache: Stage | None = None) -> Pipeline:
         """The pipeline of the second epoch, if what leaves the stage `after` was kept in the first.
