@@ -168,6 +168,8 @@ def test_stages_alone_and_variants_together(files):
     assert found.images == IMAGES
     assert found.first is None
     assert found.first_item_s == found.item_s >= 0.1 / 50
+    work_s = sum(stage.processor_s for stage in alone.values())
+    assert 0.3 < found.cpu_item_s / work_s < 3, "the work together is that of the stages alone"
 
 
 def test_a_cache_spares_the_work_of_later_epochs(files):

@@ -220,6 +220,12 @@ def _columns(made: tf.data.Dataset) -> tuple[np.ndarray, ...]:
 
 def _alone(call: Callable, items: int, repeats: int) -> tuple[float, float]:
     """Median seconds of a call, and processor seconds of all threads, divided by its items."""
+    took, cpu_s = _timed(call, repeats)
+    return took.median_s / items, cpu_s / items
+
+
+def _timed(call: Callable, repeats: int) -> tuple[timing.Timing, float]:
+    """The call's times, and the median of the processor seconds of all threads meanwhile."""
     cpu = []
 
     def counted() -> None:
@@ -227,17 +233,20 @@ def _alone(call: Callable, items: int, repeats: int) -> tuple[float, float]:
         call()
         cpu.append(time.process_time() - begun)
 
-    took = timing.measure(counted, repeats=repeats, min_sample_s=0.02)
-    return took.median_s / items, float(np.median(cpu)) / items
+    return timing.measure(counted, repeats=repeats, min_sample_s=0.02), float(np.median(cpu))
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Epochs of a variant. `item_s` is the median epoch over its images; `first` is the first epoch's, with "cache"."""
+    """Epochs of a variant. `item_s` is the median epoch over its images; `first` is the first epoch's, with "cache".
+
+    cpu_item_s   processor seconds of an image in such an epoch, of all threads of this process
+    """
 
     variant: str
     images: int
     epoch: timing.Timing
+    cpu_item_s: float
     first: timing.Timing | None = None
 
     @property
@@ -268,8 +277,8 @@ def measure(
             epoch(each, consumer)
             samples.append(time.perf_counter() - begun)
         first = timing.Timing(tuple(samples))
-    took = timing.measure(lambda: epoch(made, consumer), repeats=repeats)
-    return Measured(variant, images, took, first)
+    took, cpu_s = _timed(lambda: epoch(made, consumer), repeats)
+    return Measured(variant, images, took, cpu_s / images, first)
 
 
 def epoch(made: tf.data.Dataset, consumer: Callable) -> np.ndarray:
