@@ -331,6 +331,26 @@ def test_processes_end_when_their_owner_is_killed():
     assert gone(pids)
 
 
+def test_processes_that_wait_for_one_that_hangs_end_when_their_owner_is_killed():
+    """Not only after the time that they would wait for it."""
+    program = textwrap.dedent("""
+        import os, signal, threading
+        from hwlimits.machine.allreduce import Group
+        with Group(3, timeout_s=60) as group:
+            threading.Timer(0.5, os.kill, (group.pids[1], signal.SIGSTOP)).start()
+            print(*group.pids, flush=True)
+            group.all_reduce("ring", 1000, repeats=10**6)  # small ones: nearly all of the time is exchange
+    """)
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as owner:
+        pids = [int(pid) for pid in owner.stdout.readline().split()]
+        time.sleep(1.5)
+        owner.kill()
+    try:
+        assert gone([pids[0], pids[2]])
+    finally:
+        os.kill(pids[1], signal.SIGKILL)  # it stands still, and notices nothing
+
+
 def planted(monkeypatch, folder, program):
     """Every Python that is started runs this first."""
     (folder / "sitecustomize.py").write_text(textwrap.dedent(program))
