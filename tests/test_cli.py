@@ -653,7 +653,7 @@ def test_calibrate_keeps_the_card_and_prints_it(calibration, place, tmp_path):
     assert re.search(r"^peak fp32 +2 +400 GFLOP/s +1 MFLOP/s +9$", done.stdout, re.MULTILINE)
     assert "Left out: bandwidth L3 (planted)." in done.stdout
     assert done.stderr.splitlines() == [
-        "hwlimits: measuring this computer, about a minute", f"hwlimits: the card is kept in {place}",
+        "hwlimits: measuring this computer, about two minutes", f"hwlimits: the card is kept in {place}",
     ]  # fmt: skip
     other = tmp_path / "new" / "mine.json"
     printed = result("calibrate", "--quick", "--output", other)

@@ -88,7 +88,7 @@ def doctor(as_json: Json = False) -> None:
 
 @app.command()
 def calibrate(
-    quick: Annotated[bool, typer.Option("--quick", help="About 15 s instead of 60, and less exact.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="About 30 s instead of 120, and less exact.")] = False,
     output: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the card here, not to its usual place.")
     ] = None,
@@ -96,7 +96,7 @@ def calibrate(
 ) -> None:
     """Measure this computer and keep its machine card.
 
-    It takes about a minute, in which the computer had better do nothing else.
+    It takes about two minutes, in which the computer had better do nothing else.
     Interrupted, it leaves the card that there was.
 
     Example: hwlimits calibrate --output my-card.json
@@ -106,7 +106,7 @@ def calibrate(
 
     bar = sys.stderr.isatty()
     if not bar:
-        note("measuring this computer, about " + ("15 s" if quick else "a minute"))
+        note("measuring this computer, about " + ("30 s" if quick else "two minutes"))
     try:
         card = calibrate(quick=quick, progress=bar)
     except KeyboardInterrupt:

@@ -1,6 +1,6 @@
 """The machine card: what this computer can do, measured once and kept.
 
-here = card()                              # measured now if there is none, about 60 s
+here = card()                              # measured now if there is none, about two minutes
 here.peak_flops_per_s("fp32")              # one thread
 here.bandwidth_bytes_per_s("DRAM", "all")  # as many threads as there are usable cores
 here                                       # a table: every number with its spread
@@ -19,7 +19,7 @@ __all__ = ["Card", "CardError", "Number", "card", "stored_path"]
 
 
 def card() -> Card:
-    """This computer's card: the stored one, or one that is measured now (about 60 s) and stored.
+    """This computer's card: the stored one, or one that is measured now (about two minutes) and stored.
 
     It is stored in the course's cache folder, or where HWLIMITS_CARD says. Raises CardError if the
     stored file is damaged, or if HWLIMITS_CARD names the card of another computer.
@@ -37,7 +37,7 @@ def card() -> Card:
         why = f"the stored card is of another computer ({found.name})"
     else:
         why = "this computer has no machine card yet"
-    print(f"hwlimits: {why}; measuring one now, about a minute.", file=sys.stderr)
+    print(f"hwlimits: {why}; measuring one now, about two minutes.", file=sys.stderr)
     from hwlimits.machine.calibrate import calibrate
 
     found = calibrate()
