@@ -138,8 +138,10 @@ def coordinates(work: Work) -> list[float]:
     """
     at = [log2(max(n, 1)) for n in work.shape]
     if work.family == "product":
-        outputs = work.shape[2]
+        channels, outputs = work.shape[1:3]
         at += [4 * log2(-(-outputs // tile) * tile / outputs) for tile in (16, 32)]
+        # under a window, a kernel takes input channels in groups: with one or three most of a group is empty
+        at.append(2 * log2(-(-channels // 8) * 8 / channels) if work.shape[3] > 1 else 0.0)
         at.append(3.0 * (outputs % 8 != 0))  # a vector that is not full takes another way through the kernel
         at[3] *= 1.5
     if work.family == "DEPTHWISE_CONV_2D":
@@ -273,7 +275,7 @@ def point_of(row) -> Point:
     except (TypeError, ValueError, OverflowError) as error:
         raise LatencyError(f"operator time {row!r:.80} makes no sense ({type(error).__name__}: {error})") from None
     numbers = (*work.shape, work.amount, point.time_s, work.bytes)
-    if not all(0 < n < 1e15 for n in numbers) or not 0 <= point.iqr_s < 1e15 or not 3 <= len(work.shape) <= 6:
+    if not all(0 < n < 1e20 for n in numbers) or not 0 <= point.iqr_s < 1e15 or not 3 <= len(work.shape) <= 6:
         raise LatencyError(f"operator time {row!r:.80} makes no sense: a number is not positive, or missing")
     return point
 

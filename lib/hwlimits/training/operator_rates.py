@@ -56,6 +56,8 @@ def _products(form: str) -> Iterator[Spec]:
         for side, outputs, window, stride in ((28, 32, 3, 1), (96, 16, 3, 2), (112, 32, 3, 2), (112, 64, 7, 2),
                                               (28, 20, 5, 1), (56, 64, 3, 1), (96, 64, 3, 1)):  # fmt: skip
             yield Spec("CONV_2D", form, (1, side, side, channels), outputs, window, stride)
+        for side, outputs, window in ((10, 64, 6), (12, 32, 4), (14, 16, 3), (20, 64, 3), (24, 32, 7), (28, 16, 9)):
+            yield Spec("CONV_2D", form, (1, side, side, channels), outputs, window)
     yield Spec("CONV_2D", form, (1, 14, 14, 32), 64, window=5)
     yield Spec("CONV_2D", form, (1, 28, 28, 48), 64, window=5)
     yield Spec("CONV_2D", form, (1, 17, 17, 128), 128, window=7)

@@ -122,6 +122,29 @@ def _tiny_autoencoder() -> keras.Model:
     return keras.Model(inputs, layers.Dense(640)(x))
 
 
+def _keywords_in_time() -> keras.Model:
+    """TC-ResNet-8 (Choi et al. 2019): convolutions over time alone, the spectrogram's bands as channels."""
+    inputs = keras.Input((98, 1, 40))
+    x = layers.Conv2D(16, (3, 1), padding="same", use_bias=False)(inputs)
+    for filters in (24, 32, 48):
+        y = layers.Conv2D(filters, (9, 1), strides=(2, 1), padding="same", use_bias=False)(x)
+        y = layers.ReLU()(layers.BatchNormalization()(y))
+        y = layers.Conv2D(filters, (9, 1), padding="same", use_bias=False)(y)
+        x = layers.Conv2D(filters, 1, strides=(2, 1), padding="same", use_bias=False)(x)
+        x = layers.ReLU()(layers.Add()([layers.BatchNormalization()(x), layers.BatchNormalization()(y)]))
+    return _head(inputs, x, 12)
+
+
+def _lenet_1998() -> keras.Model:
+    """LeCun et al. 1998 with today's layers: tanh, average pooling."""
+    return keras.Sequential([
+        keras.Input((32, 32, 1)),
+        layers.Conv2D(6, 5, activation="tanh"), layers.AveragePooling2D(2),
+        layers.Conv2D(16, 5, activation="tanh"), layers.AveragePooling2D(2),
+        layers.Flatten(), *(layers.Dense(n, activation=a) for n, a in ((120, "tanh"), (84, "tanh"), (10, "softmax"))),
+    ])  # fmt: skip
+
+
 DEVELOPED_ON: dict[str, Build] = {
     "mlp": _mlp,
     "lenet-5-caffe": partial(zoo.build, "lenet-5-caffe"),
@@ -133,12 +156,14 @@ DEVELOPED_ON: dict[str, Build] = {
     "vgg-16": partial(zoo.build, "vgg-16"),
     "nasnet-mobile": _application("NASNetMobile"),
     "xception": _application("Xception"),
+    "tiny-ds-cnn": _tiny_keywords,  # held out at first, and missed: see data/results/prediction_errors_first.csv
 }
 HELD_OUT: dict[str, Build] = {
     "article-cnn": partial(zoo.build, "article-cnn"),
     "lenet-300-100": partial(zoo.build, "lenet-300-100"),
     "tiny-resnet-8": _tiny_resnet,
-    "tiny-ds-cnn": _tiny_keywords,
+    "tc-resnet-8": _keywords_in_time,
+    "lenet-5-1998": _lenet_1998,
     "tiny-autoencoder": _tiny_autoencoder,
     "tiny-mobilenet": _application("MobileNet", input_shape=(96, 96, 3), alpha=0.25, classes=2),
     "mobilenet-v2": partial(zoo.build, "mobilenet-v2"),
