@@ -24,6 +24,7 @@ from math import log2
 import numpy as np
 
 PRODUCTS = ("CONV_2D", "FULLY_CONNECTED", "CONV_3D", "UNIDIRECTIONAL_SEQUENCE_LSTM")
+VECTOR = 8  # outputs that kernels compute at once, at least
 SPREAD = 0.4  # how far, in natural logarithms, factors of a family stray from their mean
 LENGTH = 5.0  # octaves of shape over which they stay alike
 NOISE = 0.06  # of a single measured time
@@ -76,6 +77,14 @@ class Work:
     def bytes(self) -> int:
         return sum(size for _, size in (*self.reads, *self.writes))
 
+    @property
+    def done(self) -> float:
+        """The amount that a kernel does for it: whole vectors of outputs, also where an operator has fewer."""
+        if self.family != "product":
+            return self.amount
+        outputs = self.shape[2]
+        return self.amount * (-(-outputs // VECTOR) * VECTOR) / outputs
+
 
 @dataclass(frozen=True)
 class Point:
@@ -107,7 +116,7 @@ class Family:
     def __init__(self, points: Sequence[Point], overhead_s: float):
         self.points, self.overhead_s = list(points), overhead_s
         work_s = np.array([max(p.time_s - overhead_s, 0.05 * p.time_s) for p in points])
-        amounts = np.array([p.work.amount for p in points], float)
+        amounts = np.array([p.work.done for p in points], float)
         self.rate = float(np.max(amounts / work_s))  # the best that any of them reached
         factors = np.log([p.time_s / self._plain_s(p.work) for p in points])
         self.mean = float(factors.mean())
@@ -120,7 +129,7 @@ class Family:
         self.error = float(np.sqrt(np.mean(self.left_out_errors**2)))
 
     def _plain_s(self, work: Work) -> float:
-        return self.overhead_s + work.amount / self.rate
+        return self.overhead_s + work.done / self.rate
 
     def estimate(self, work: Work) -> tuple[float, float]:
         """Hot time in s, and its standard error as a share of it: by how much left-out operators are missed, or,
@@ -229,7 +238,7 @@ class Latency:
 
     def _bound(self, work: Work, family: Family, hot_s: float, cold_s: float) -> str:
         moving_s = work.bytes * self.seconds_per_byte(work.bytes) + cold_s
-        if work.amount / family.rate + cold_s < self.operator_s:
+        if work.done / family.rate + cold_s < self.operator_s:
             return "overhead"
         arithmetic = work.family in ("product", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "BATCH_MATMUL")
         return "compute" if arithmetic and hot_s > moving_s else "memory"

@@ -49,6 +49,9 @@ def _products(form: str) -> Iterator[Spec]:
         for depth, outputs in ((8, 16), (32, 32), (64, 64), (64, 24), (128, 128), (256, 256), (512, 512)):
             if side * side * depth * outputs * 9 < 1.3e8:
                 yield Spec("CONV_2D", form, (1, side, side, depth), outputs, window=3)
+    for depth, outputs in ((16, 2), (64, 4), (256, 6)):  # less than a vector
+        yield Spec("CONV_2D", form, (1, 14, 14, depth), outputs)
+        yield Spec("CONV_2D", form, (1, 14, 14, depth), outputs, window=3)
     for side, depth, outputs, window in ((24, 16, 20, 1), (7, 256, 100, 1), (14, 64, 50, 1), (28, 32, 10, 1),
                                          (8, 20, 50, 5), (28, 8, 12, 3), (14, 64, 100, 3)):  # fmt: skip
         yield Spec("CONV_2D", form, (1, side, side, depth), outputs, window)
@@ -56,7 +59,8 @@ def _products(form: str) -> Iterator[Spec]:
         for side, outputs, window, stride in ((28, 32, 3, 1), (96, 16, 3, 2), (112, 32, 3, 2), (112, 64, 7, 2),
                                               (28, 20, 5, 1), (56, 64, 3, 1), (96, 64, 3, 1)):  # fmt: skip
             yield Spec("CONV_2D", form, (1, side, side, channels), outputs, window, stride)
-        for side, outputs, window in ((10, 64, 6), (12, 32, 4), (14, 16, 3), (20, 64, 3), (24, 32, 7), (28, 16, 9)):
+        for side, outputs, window in ((10, 64, 6), (12, 32, 4), (14, 16, 3), (20, 64, 3), (24, 32, 7), (28, 16, 9),
+                                      (28, 6, 5), (14, 4, 3), (28, 8, 5), (20, 6, 7), (32, 2, 3)):  # fmt: skip
             yield Spec("CONV_2D", form, (1, side, side, channels), outputs, window)
     yield Spec("CONV_2D", form, (1, 14, 14, 32), 64, window=5)
     yield Spec("CONV_2D", form, (1, 28, 28, 48), 64, window=5)

@@ -156,14 +156,15 @@ DEVELOPED_ON: dict[str, Build] = {
     "vgg-16": partial(zoo.build, "vgg-16"),
     "nasnet-mobile": _application("NASNetMobile"),
     "xception": _application("Xception"),
-    "tiny-ds-cnn": _tiny_keywords,  # held out at first, and missed: see data/results/prediction_errors_first.csv
+    # held out at first, and missed: data/results/prediction_errors_earlier.csv
+    "tiny-ds-cnn": _tiny_keywords,
+    "lenet-5-1998": _lenet_1998,
 }
 HELD_OUT: dict[str, Build] = {
     "article-cnn": partial(zoo.build, "article-cnn"),
     "lenet-300-100": partial(zoo.build, "lenet-300-100"),
     "tiny-resnet-8": _tiny_resnet,
     "tc-resnet-8": _keywords_in_time,
-    "lenet-5-1998": _lenet_1998,
     "tiny-autoencoder": _tiny_autoencoder,
     "tiny-mobilenet": _application("MobileNet", input_shape=(96, 96, 3), alpha=0.25, classes=2),
     "mobilenet-v2": partial(zoo.build, "mobilenet-v2"),
