@@ -616,7 +616,7 @@ def test_a_calibration_gives_every_number_or_its_reason(here):
     wanted |= {("bandwidth", of, 1) for of in ("disk_write", "disk_read", "disk_read_cached", "loopback")}
     names = ["litert_operator", "litert_builtin_operator", "litert_invoke", "tensorflow_operator", "tensorflow_call"]
     names += ["tensorflow_eager_operator", "loopback", "process_start", "numba_import", "tensorflow_import"]
-    wanted |= {("overhead", name, 1) for name in names}
+    wanted |= {("overhead", name, 1) for name in names} | {("memory", "litert", 1)}
     found = {(n.quantity, n.of, n.threads) for n in here.numbers}
     assert found <= wanted
     for quantity, of, threads in wanted - found:
