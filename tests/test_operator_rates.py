@@ -110,10 +110,10 @@ def test_a_sample_takes_its_time_after_warm_up_calls(call_s, warm_up, loops):
 
 
 def test_warm_up_is_shortened_for_long_calls():
-    clock = Clock(a=0.02)
+    clock = Clock(a=0.025)
     turns = clock.turns(sample_s=0.02)
     turns.round()
-    assert len(clock.log) == 1 + 2 + 1, "50 ms are two calls of 20 ms"
+    assert len(clock.log) == 1 + 2 + 1, "50 ms are two calls of 25 ms"
 
 
 def test_the_undisturbed_half_of_the_rounds_counts():
