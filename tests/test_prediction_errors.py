@@ -50,7 +50,7 @@ def test_files_are_made_once_and_a_part_is_not_taken(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("form", "size"), [("float32", 4), ("int8", 1)])
 @pytest.mark.parametrize("efficiency", [None, 1.0])
 def test_the_peer_s_formula_by_hand(flops, parameters, form, size, efficiency):
-    from mlsysim.core import calibration as cal
+    from mlsysim.engine import calibration as cal
 
     count = SimpleNamespace(total=SimpleNamespace(parameters=parameters, flops=flops))
     roofline = SimpleNamespace(peak_flops_per_s=1e11, bandwidth=lambda: 1e10)
