@@ -556,6 +556,27 @@ def test_without_its_process_the_operators_say_why(monkeypatch, tmp_path):
     )
 
 
+OPERATORS = next(i for i, part in enumerate(parts(quick=True)) if "operators" in part.gives)
+
+
+@pytest.mark.parametrize(
+    ("script", "why"),
+    [
+        ("echo 'ImportError: no LiteRT here' >&2; exit 1", "RuntimeError: ImportError: no LiteRT here"),
+        ("echo hello", "JSONDecodeError: "),
+        ("exit 0", "IndexError: "),
+        ("""echo '{"operators": [["RELU", 1]], "numbers": [], "left_out": {}}'""", "LatencyError: operator time "),
+    ],
+    ids=["fails", "says no JSON", "says nothing", "says nonsense"],
+)
+def test_operator_times_that_can_t_be_had_are_left_out(monkeypatch, tmp_path, script, why):
+    monkeypatch.setattr(module.sys, "executable", stand_in(tmp_path, script))
+    found, left_out = run([parts(quick=True)[OPERATORS]], progress=False)
+    assert found == []
+    assert set(left_out) == {"operators", "memory litert"}
+    assert all(text.startswith(why) for text in left_out.values()), left_out
+
+
 def test_operators_that_never_end_are_left_out(monkeypatch, tmp_path):
     monkeypatch.setattr(module, "OPERATORS_LIMIT_S", 0.5)
     monkeypatch.setattr(module.sys, "executable", stand_in(tmp_path, "exec sleep 60"))
@@ -616,7 +637,7 @@ def test_a_calibration_gives_every_number_or_its_reason(here):
     wanted |= {("bandwidth", of, 1) for of in ("disk_write", "disk_read", "disk_read_cached", "loopback")}
     names = ["litert_operator", "litert_builtin_operator", "litert_invoke", "tensorflow_operator", "tensorflow_call"]
     names += ["tensorflow_eager_operator", "loopback", "process_start", "numba_import", "tensorflow_import"]
-    wanted |= {("overhead", name, 1) for name in names}
+    wanted |= {("overhead", name, 1) for name in names} | {("memory", "litert", 1)}
     found = {(n.quantity, n.of, n.threads) for n in here.numbers}
     assert found <= wanted
     for quantity, of, threads in wanted - found:

@@ -7,6 +7,7 @@ import re
 import statistics
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,10 @@ from hypothesis import strategies as st
 
 from hwlimits.data import cache_folder
 from hwlimits.machine.card import Card, CardError, Number, card, stored_path
+from hwlimits.machine.latency import Point, Work
 from hwlimits.machine.pool import pool
 from hwlimits.machine.provenance import machine, provenance
-from hwlimits.machine.record import LEVELS
+from hwlimits.machine.record import LEVELS, MAX_FILE_BYTES
 from hwlimits.units import quantity
 
 calibration = "hwlimits.machine.calibrate"
@@ -172,6 +174,35 @@ def test_a_card_names_no_owner(tmp_path):
     assert str(tmp_path) not in text
 
 
+def operators(n: int) -> tuple[Point, ...]:
+    """Operator times as a calibration has them: dense layers of n sizes."""
+    sizes = [(1.0, 64.0 + i, 64.0, 1.0, 1.0) for i in range(n)]
+    reads = (("in0", 4096), ("in1", 123456), ("in2", 256))
+    return tuple(
+        Point(Work("FULLY_CONNECTED", "FULLY_CONNECTED", "float32", s, int(64 * s[1]), reads, (("out0", 256),)),
+              1.23456789012345e-05, 1.23456789012345e-07)
+        for s in sizes
+    )  # fmt: skip
+
+
+def test_operators_are_read_as_they_were_written(tmp_path):
+    """As many as a calibration measures, and more; the file stays below the limit."""
+    path = tmp_path / "card.json"
+    made = replace(example(), operators=operators(2000))
+    made.write(path)
+    assert Card.read(path) == made
+    assert path.stat().st_size < MAX_FILE_BYTES
+    assert len(json.loads(path.read_text())["operators"]) == 2000
+
+
+@pytest.mark.parametrize(
+    ("left_out", "why"), [({}, "it was made before"), ({"operators": "no LiteRT here"}, r"\(no LiteRT here\)")]
+)
+def test_a_card_without_operators_says_why_and_what_to_do(left_out, why):
+    with pytest.raises(CardError, match=f"has no operator times .*{why}.*: `hwlimits calibrate` measures them"):
+        _ = replace(example(), left_out=left_out).latency
+
+
 def test_an_interrupted_write_leaves_the_old_card(tmp_path, monkeypatch):
     path = tmp_path / "card.json"
     example().write(path)
@@ -241,6 +272,9 @@ DAMAGED = {
     "cpu": (of_machine(cpu=None), "machine: cpu is None"),
     "quota": (of_machine(cpu_quota=float("nan")), "machine: cpu_quota is nan"),
     "caches": (of_machine(caches=[{"level": "L1"}]), "caches is no list"),
+    "operators": (edited(lambda c: c.update(operators={})), "`operators` is no list"),
+    "an operator": (edited(lambda c: c.update(operators=[["RELU", 1]])), r"operator time \['RELU', 1\] makes no sense"),
+    "unit of memory": (first(quantity="memory", of="litert", unit="s"), "memory litert: its unit 's' is not B"),
 }
 
 
