@@ -48,10 +48,10 @@ def test_a_tail_that_is_no_multiple_of_eight_is_summed():
 
 
 def test_cold_is_not_claimed_where_the_system_keeps_the_file(found, monkeypatch):
-    monkeypatch.setattr(reading, "_forget", lambda descriptor, blocks: "the file stayed in memory")
+    monkeypatch.setattr(reading, "forget", lambda descriptor, blocks: "the file stayed in memory")
     assert reading.read(found, "raw", cold=True).cold is False
     assert reading.why_not_forgotten(found.raw) == "the file stayed in memory"
-    monkeypatch.setattr(reading, "_forget", lambda descriptor, blocks: "")
+    monkeypatch.setattr(reading, "forget", lambda descriptor, blocks: "")
     assert reading.read(found, "raw", cold=True).cold is True
 
 

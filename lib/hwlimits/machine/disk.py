@@ -51,7 +51,7 @@ def measure_disk(
             tick("disk write")
             samples["disk_write"].append(_rate(blocks, lambda: _write(file, data, blocks)))
             tick("disk read")
-            cold = cold or _forget(file.fileno(), blocks)
+            cold = cold or forget(file.fileno(), blocks)
             if not cold:
                 samples["disk_read"].append(_rate(blocks, lambda: _read(file, into, blocks)))
             else:
@@ -92,7 +92,7 @@ def _read(file, into: bytearray, blocks: int) -> None:
         left -= got
 
 
-def _forget(descriptor: int, blocks: int) -> str:
+def forget(descriptor: int, blocks: int) -> str:
     """Have the system forget a file's pages: '' if it did, otherwise why the next read is no read from the disk."""
     if not hasattr(os, "posix_fadvise"):
         return "this system offers no way to forget a file that it holds in memory"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hwlimits.machine.disk import BLOCK_BYTES, _forget
+from hwlimits.machine.disk import BLOCK_BYTES, forget
 
 WAYS = ("raw", "mapped", "deflated", "in memory")
 DEFLATE_LEVEL = 6  # what numpy.savez_compressed uses
@@ -153,7 +153,7 @@ def inflate_rate(array: np.ndarray, sample_bytes: int = 2**22) -> float:
 def why_not_forgotten(path: Path) -> str:
     """Have the system forget a file's pages: '' if it did, otherwise why the next reading is not from the disk."""
     with open(path, "rb") as file:
-        return _forget(file.fileno(), -(-path.stat().st_size // BLOCK_BYTES))
+        return forget(file.fileno(), -(-path.stat().st_size // BLOCK_BYTES))
 
 
 def _sum(array: np.ndarray) -> int:
