@@ -12,12 +12,13 @@ from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
+import planted
 import pytest
 import yaml
 from typer.testing import CliRunner
 
 import hwlimits
-from hwlimits.cli import app, checks, terminal
+from hwlimits.cli import app, checks, fitting, predicting, terminal
 from hwlimits.machine.card import Card, Number
 from hwlimits.machine.provenance import provenance
 
@@ -466,8 +467,8 @@ def test_predict_takes_every_kind_of_model(saved, chain, compressed, tmp_path):
 
 
 def test_predict_and_fit_name_what_is_not_there(monkeypatch, chain):
-    for module in ("predicting", "fitting"):
-        monkeypatch.setattr(f"hwlimits.cli.{module}.ask", None)  # they are told before a model is counted
+    for module in (predicting, fitting):  # both imported before: one takes `ask` from the other
+        monkeypatch.setattr(module, "ask", None)  # they are told before a model is counted
     assert "No device 't5'; near it: t4" in refused("predict", "resnet-50", "--device", "t5")
     assert "No link 'ethernet-2g'" in refused("fit", "resnet-50", "--network", "ethernet-2g", "--example-size", "1kB")
     assert refused("fit", "x", "--network", "ethernet-1g") == (
@@ -562,8 +563,53 @@ def test_an_answer_fits_a_terminal(monkeypatch, options, chain):
             assert [row for row in rows[2:] if not row[0].isspace() and len(row.split()) < 3 and "---" not in row] == []
 
 
-def test_predict_for_this_computer_says_what_to_do(chain):
-    assert "say --device NAME" in refused("predict", chain)
+def with_operators(**changes) -> Card:
+    """The planted card, with the operators of a computer that is made up."""
+    return replace(planted_card(**changes), operators=planted.operators())
+
+
+def test_predict_on_this_computer_says_what_to_do_without_a_card(place, chain):
+    assert "this computer has no machine card: `hwlimits calibrate` measures" in refused("predict", chain)
+    with_operators(cpu="Another").write(place)
+    assert "is of another computer (Another, 2 cores)" in refused("predict", chain)
+    planted_card().write(place)
+    assert "no operator times (it was made before operators were measured): `hwlimits" in refused("predict", chain)
+
+
+def test_predict_on_this_computer(place, compressed, tmp_path):
+    with_operators().write(place)
+    path = tmp_path / "int8.tflite"
+    path.write_bytes(compressed[1]["quantized"].content)
+    found = result("predict", path)
+    kinds = [layer["kind"] for layer in found["layers"]]
+    assert kinds == [
+        "CONV_2D",
+        "MAX_POOL_2D",
+        "CONV_2D",
+        "MAX_POOL_2D",
+        "FULLY_CONNECTED",
+        "FULLY_CONNECTED",
+        "SOFTMAX",
+    ]
+    assert found["precision"] == "int8"
+    assert found["low_s"] < found["time_s"] < found["high_s"]
+    assert found["time_s"] == pytest.approx(found["overhead_s"] + sum(layer["time_s"] for layer in found["layers"]))
+    assert result("predict", path, "--batch", 8)["time_s"] > 4 * found["time_s"]
+    shown = run("predict", path).stdout
+    assert "Interval: from" in shown
+    assert "at least" not in shown, "it means to be the time, not a bound of it"
+    assert "as a .tflite file it can't do so in fp32" in refused("predict", path, "--precision", "fp32")
+
+
+def test_predict_converts_a_model_of_keras(place):
+    with_operators().write(place)
+    whole, small = result("predict", "article-cnn"), result("predict", "article-cnn", "--precision", "int8")
+    assert (whole["precision"], small["precision"]) == ("fp32", "int8")
+    assert "converted to LiteRT, int8" in small["notes"]
+    assert small["weight_bytes"] < 0.3 * whole["weight_bytes"]
+    assert "--precision bf16: on this computer a model runs in LiteRT, in one of fp32, fp16, int8" in refused(
+        "predict", "article-cnn", "--precision", "bf16"
+    )
 
 
 # devices

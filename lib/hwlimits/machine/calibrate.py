@@ -29,7 +29,7 @@ from hwlimits.machine.processor import available_memory_bytes, caches, describe,
 from hwlimits.machine.provenance import provenance
 from hwlimits.machine.record import Card, Number
 
-OPERATORS_LIMIT_S = 300  # a process that hangs must not hold up the rest; these take some seconds
+OPERATORS_LIMIT_S = 300  # a process that hangs must not hold up the rest; these take a minute
 PROCESS_LIMIT_S = 60
 Found = tuple[list[Number | Point], dict[str, str]]  # what was measured; what was left out, and why
 Tick = Callable[[str], None]  # told what is being measured now
@@ -172,7 +172,10 @@ def _child(module: str, what: str, quick: bool, tick: Tick) -> dict:
             child.kill()
     if child.returncode:
         raise RuntimeError(" ".join(complaint.strip().splitlines()[-1:]) or f"it ended with status {child.returncode}")
-    return json.loads(said.splitlines()[-1])
+    try:
+        return json.loads(said.splitlines()[-1])
+    except (IndexError, ValueError):
+        raise RuntimeError("the process that measures them gave no result") from None
 
 
 def _disk(quick: bool, tick: Tick) -> Found:

@@ -25,6 +25,10 @@ import numpy as np
 
 PRODUCTS = ("CONV_2D", "FULLY_CONNECTED", "CONV_3D", "UNIDIRECTIONAL_SEQUENCE_LSTM")
 VECTOR = 8  # outputs that kernels compute at once, at least
+# How many numbers a shape has, by family; of all others four.
+DIMENSIONS = dict.fromkeys(
+    ("product", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "BATCH_MATMUL", "MAX_POOL_2D", "AVERAGE_POOL_2D"), 5
+)
 SPREAD = 0.4  # how far, in natural logarithms, factors of a family stray from their mean
 LENGTH = 5.0  # octaves of shape over which they stay alike
 NOISE = 0.06  # of a single measured time
@@ -46,6 +50,15 @@ LIKE = {
 
 class LatencyError(ValueError):
     """Operator times are missing or make no sense; the text says what to do."""
+
+
+def family_of(kind: str) -> str:
+    """The operators that a kind is compared with: products and convolutions share a family, others have their own.
+
+    >>> family_of("CONV_2D"), family_of("ADD")
+    ('product', 'ADD')
+    """
+    return "product" if kind in PRODUCTS else kind
 
 
 @dataclass(frozen=True)
@@ -71,7 +84,7 @@ class Work:
 
     @property
     def family(self) -> str:
-        return "product" if self.kind in PRODUCTS else self.kind
+        return family_of(self.kind)
 
     @property
     def bytes(self) -> int:
@@ -283,8 +296,10 @@ def point_of(row) -> Point:
         point = Point(work, float(time_s), float(iqr_s))
     except (TypeError, ValueError, OverflowError) as error:
         raise LatencyError(f"operator time {row!r:.80} makes no sense ({type(error).__name__}: {error})") from None
+    if len(work.shape) != DIMENSIONS.get(work.family, 4):
+        raise LatencyError(f"operator time {row!r:.80} makes no sense: its shape has {len(work.shape)} numbers")
     numbers = (*work.shape, work.amount, point.time_s, work.bytes)
-    if not all(0 < n < 1e20 for n in numbers) or not 0 <= point.iqr_s < 1e15 or not 3 <= len(work.shape) <= 6:
+    if not all(0 < n < 1e20 for n in numbers) or not 0 <= point.iqr_s < 1e15:
         raise LatencyError(f"operator time {row!r:.80} makes no sense: a number is not positive, or missing")
     return point
 

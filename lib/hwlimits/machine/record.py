@@ -27,7 +27,7 @@ SCHEMA = 1
 LEVELS = ("L1", "L2", "L3", "L4", "DRAM")
 UNITS = {"peak": ("FLOP/s", "OP/s"), "bandwidth": ("B/s",), "overhead": ("s",), "memory": ("B",)}
 BUSY_BELOW = 0.95
-MAX_FILE_BYTES = 1_000_000  # a card has some 20,000
+MAX_FILE_BYTES = 1_000_000  # a card has some 300,000
 WHAT_TO_DO = "Make this computer's card with `hwlimits calibrate`."
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from math import prod
 
-from hwlimits.machine.latency import PRODUCTS, Work
+from hwlimits.machine.latency import DIMENSIONS, PRODUCTS, Work, family_of
 from hwlimits.training.litert import LiteRTFile
 from hwlimits.training.operators import FREE, SHAPES_ONLY, Operator, operators
 
@@ -38,10 +38,11 @@ def work_of(operator: Operator, options=None) -> Work:
     shape = (*_shape(operator, first.shape or (1,), out_shape), _mark(operator, options))
     reads = tuple((t.name, t.bytes or 0) for t in operator.inputs if (t.bytes or 0) > 0)
     writes = tuple((t.name, t.bytes or 0) for t in outputs)
-    moved = sum(n for _, n in (*reads, *writes))
-    return Work(
-        operator.name, operator.kind, _form(operator), shape, operator.cost.macs or max(moved, 1), reads, writes
-    )
+    amount = operator.cost.macs or max(sum(n for _, n in (*reads, *writes)), 1)
+    # Without its MACs an operator is like no other of its kind: its time is a guess from its bytes.
+    known = len(shape) == DIMENSIONS.get(family_of(operator.kind), 4)
+    kind = operator.kind if known else f"{operator.kind} not counted"
+    return Work(operator.name, kind, _form(operator), shape, amount, reads, writes)
 
 
 def _form(operator: Operator) -> str:
