@@ -16,7 +16,6 @@ from hwlimits.training.prediction_errors import CARD, COLUMNS, FORMS, RESULTS, f
 from hwlimits.training.predictions import predict
 
 TABLE = data.path("results") / f"{RESULTS}.csv"
-stored = pytest.mark.skipif(not TABLE.exists(), reason=f"{TABLE.name} is not stored yet")
 SMALL = ("article-cnn", "lenet-300-100", "tiny-autoencoder")
 
 
@@ -67,7 +66,6 @@ def error(row, column="predicted_s"):
     return abs(float(row[column]) / float(row["measured_s"]) - 1)
 
 
-@stored
 def test_the_stored_errors_hold():
     held = [row for row in table() if row["set"] == "held out"]
     for form in FORMS:
@@ -78,7 +76,6 @@ def test_the_stored_errors_hold():
         assert mean(map(error, held)) < mean(error(row, other) for row in held), other
 
 
-@stored
 def test_the_stored_sets_are_named_and_disjoint():
     sets = {which: {r["model"] for r in table() if r["set"] == which} for which in ("held out", "developed on")}
     assert sets["held out"] <= set(prediction_models.HELD_OUT) - set(prediction_models.DEVELOPED_ON)
@@ -86,7 +83,6 @@ def test_the_stored_sets_are_named_and_disjoint():
     assert {row["set"] for row in table()} == set(sets)
 
 
-@stored
 def test_the_stored_record_says_what_made_it():
     record = json.loads(TABLE.with_suffix(".json").read_text())["provenance"]
     assert record["command"] == prediction_errors.COMMAND
@@ -95,7 +91,6 @@ def test_the_stored_record_says_what_made_it():
     assert record["machine"]["cpu"]
 
 
-@stored
 @pytest.mark.parametrize("name", SMALL)
 def test_stored_predictions_can_be_made_again(name):
     file = prediction_models.export(prediction_models.build(name), "float32")
