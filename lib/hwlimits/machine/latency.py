@@ -247,14 +247,16 @@ class Latency:
             size * max(0.0, self.seconds_per_byte(distances.get(tensor, work.bytes)) - alone_s)
             for tensor, size in work.reads
         ) if distances else 0.0  # fmt: skip
-        return Estimate(hot_s, cold_s, error if known else 1.0, self._bound(work, family, hot_s, cold_s), known)
+        return Estimate(hot_s, cold_s, error if known else 1.0, self._bound(work, family, cold_s), known)
 
-    def _bound(self, work: Work, family: Family, hot_s: float, cold_s: float) -> str:
+    def _bound(self, work: Work, family: Family, cold_s: float) -> str:
+        """What takes longest: the family's arithmetic at its best rate, the bytes, or the operator's fixed cost."""
         moving_s = work.bytes * self.seconds_per_byte(work.bytes) + cold_s
-        if work.done / family.rate + cold_s < self.operator_s:
-            return "overhead"
         arithmetic = work.family in ("product", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "BATCH_MATMUL")
-        return "compute" if arithmetic and hot_s > moving_s else "memory"
+        computing_s = work.done / family.rate if arithmetic else 0.0
+        if max(computing_s, moving_s) < self.operator_s:
+            return "overhead"
+        return "compute" if computing_s > moving_s else "memory"
 
 
 def reuse_distances(works: Sequence[Work]) -> list[dict[str, float]]:

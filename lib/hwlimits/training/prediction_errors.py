@@ -1,6 +1,7 @@
 """How wrong the predictions of this computer are: a table, its provenance and the card it was made from.
 
     python -m hwlimits.training.prediction_errors      data/results/prediction_errors.{csv,json}, prediction_card.json
+    ... --again      the same predictions by today's code, from the stored card; what was measured stays
 
 The operators of a calibration and the networks are timed in turn, in the same minutes: a computer that
 is slower for a while is so for both. Of the rounds the half counts in which the operators, taken together,
@@ -24,7 +25,7 @@ from hwlimits import data
 from hwlimits.machine.calibrate import parts, run
 from hwlimits.machine.latency import Point
 from hwlimits.machine.processor import describe
-from hwlimits.machine.provenance import PACKAGES, provenance, require_clean_commit, versions
+from hwlimits.machine.provenance import PACKAGES, commit, provenance, require_clean_commit, versions
 from hwlimits.machine.record import Card, Number
 from hwlimits.training import operators, prediction_models
 from hwlimits.training.litert import LiteRTFile
@@ -79,8 +80,10 @@ def measure(networks: dict[tuple[str, str], LiteRTFile], rounds: int = ROUNDS) -
     return Card(numbers, record, left_out | refused, operators_), times
 
 
-def row(key: tuple[str, str], file: LiteRTFile, card: Card, measured: tuple[float, float]) -> dict:
-    """One line of the table; times in s, from LiteRT with one thread and a batch of one."""
+def row(
+    key: tuple[str, str], file: LiteRTFile, card: Card, measured: tuple[float, float], memory_bytes: int | None = None
+) -> dict:
+    """One line of the table; times in s, from LiteRT with one thread and a batch of one. Memory is measured if None."""
     name, form = key
     predicted = predict(file, card, model=name)
     count = operators.cost(file, name=name)
@@ -104,7 +107,7 @@ def row(key: tuple[str, str], file: LiteRTFile, card: Card, measured: tuple[floa
         "mlsysim_full_efficiency_s": peer[1.0],
         "bound": predicted.bound,
         "predicted_memory_bytes": predicted.memory_bytes,
-        "measured_memory_bytes": peak_memory_bytes(file),
+        "measured_memory_bytes": peak_memory_bytes(file) if memory_bytes is None else memory_bytes,
     }
 
 
@@ -164,6 +167,26 @@ def store(rows: list[dict], columns: Iterable[str], name: str, record: dict) -> 
     (folder / f"{name}.json").write_text(json.dumps({"provenance": record}, indent=1) + "\n", encoding="utf-8")
 
 
+def again(say: Callable[[str], None] = print) -> None:
+    """Predict anew from the stored card, beside the stored measurements."""
+    require_clean_commit()
+    folder = data.path("results")
+    card = Card.read(folder / CARD)
+    with open(folder / f"{RESULTS}.csv", encoding="utf-8") as stored:
+        old = list(csv.DictReader(stored))
+    rows = []
+    for r in old:
+        key = r["model"], r["precision"]
+        measured = float(r["measured_s"]), float(r["measured_iqr_s"])
+        file = files([key[0]], [key[1]], Path("build/predictions"))[key]
+        rows.append(row(key, file, card, measured, int(r["measured_memory_bytes"])))
+    record = json.loads((folder / f"{RESULTS}.json").read_text(encoding="utf-8"))["provenance"]
+    said = summary(rows)
+    record |= {"summary": said.splitlines(), "predicted_again_at": commit()}
+    store(rows, COLUMNS, RESULTS, record)
+    say(said)
+
+
 def main(say: Callable[[str], None] = print) -> None:
     require_clean_commit()
     names = (*prediction_models.DEVELOPED_ON, *prediction_models.HELD_OUT)
@@ -186,4 +209,4 @@ def main(say: Callable[[str], None] = print) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    again() if sys.argv[1:] == ["--again"] else main()
