@@ -328,8 +328,20 @@ def test_disk_leaves_nothing_behind(tmp_path):
     found = {number.of: number for number in numbers}
     assert {"disk_write", "disk_read_cached"} <= set(found)
     assert ("disk_read" in found) != ("bandwidth disk_read" in left_out)
-    assert all(number.n == 3 and number.unit == "B/s" for number in numbers)
+    assert all(number.unit == "B/s" for number in numbers)
+    assert found["disk_write"].n == found["disk_read_cached"].n == 3
     assert "33,554,432 random bytes" in found["disk_write"].how
+
+
+@pytest.mark.parametrize(("kept", "n"), [((1,), 2), ((0, 1, 2), None)])
+def test_a_file_that_the_system_keeps_now_and_then_is_a_sample_less(monkeypatch, tmp_path, kept, n):
+    turns = iter(range(3))
+    monkeypatch.setattr(disk, "forget", lambda *_: "kept" if next(turns) in kept else "")
+    numbers, left_out = disk.measure_disk(tmp_path, size_bytes=2**23, repeats=3, limit_s=60, tick=quiet)
+    found = {number.of: number for number in numbers}
+    assert left_out == ({} if n else {"bandwidth disk_read": "kept"})
+    assert ("disk_read" in found) == bool(n)
+    assert not n or found["disk_read"].n == n
 
 
 def test_an_interrupted_disk_measurement_leaves_nothing_behind(tmp_path):

@@ -42,7 +42,7 @@ def measure_disk(
     if not blocks:
         raise DiskError(f"only {free:,} bytes are free, and a measurement takes a tenth of them at most")
     samples: dict[str, list[float]] = {"disk_write": [], "disk_read": [], "disk_read_cached": []}
-    data, begun, cold = os.urandom(BLOCK_BYTES), time.perf_counter(), ""  # random: some disks compress
+    data, begun, why_not = os.urandom(BLOCK_BYTES), time.perf_counter(), ""  # random: some disks compress
     into = bytearray(BLOCK_BYTES)
     for done in range(repeats):
         if done and time.perf_counter() - begun > limit_s:
@@ -51,8 +51,8 @@ def measure_disk(
             tick("disk write")
             samples["disk_write"].append(_rate(blocks, lambda: _write(file, data, blocks)))
             tick("disk read")
-            cold = cold or forget(file.fileno(), blocks)
-            if not cold:
+            why_not = forget(file.fileno(), blocks)  # a system that is busy may keep a file once, and not the next time
+            if not why_not:
                 samples["disk_read"].append(_rate(blocks, lambda: _read(file, into, blocks)))
             else:
                 _read(file, into, blocks)
@@ -65,7 +65,7 @@ def measure_disk(
         "disk_read_cached": f"Read of a file of {size}, from the system's memory.",
     }
     numbers = [Number.from_samples("bandwidth", of, "B/s", s, how[of]) for of, s in samples.items() if s]
-    return numbers, {"bandwidth disk_read": cold} if cold else {}
+    return numbers, {} if samples["disk_read"] else {"bandwidth disk_read": why_not}
 
 
 def _rate(blocks: int, call: Callable[[], None]) -> float:
