@@ -106,7 +106,8 @@ def test_out_is_filled_whatever_its_strides(how):
 def test_infinities_and_nans_go_where_they_belong():
     a, b = matrices(ROWS + 1, 20, COLUMNS + 1)
     a[0, 0], b[3, -1] = np.nan, np.inf
-    expected = np.isfinite(a @ b)
+    with np.errstate(invalid="ignore"):  # some of NumPy's kernels say that they met one
+        expected = np.isfinite(a @ b)
     assert np.array_equal(np.isfinite(sgemm(a, b)), expected)
     assert not expected[0].any()
     assert not expected[:, -1].any()

@@ -32,6 +32,7 @@ _ANY = (
     "Add AddN AddV2 DivNoNan Maximum Minimum Mul RealDiv RsqrtGrad Select SelectV2 SigmoidGrad SqrtGrad "
     "SquaredDifference Sub TanhGrad"
 )
+LAUNCH_BYTES, LAUNCH_MACS = 8_000, 25_000  # guesses: a core moves or multiplies so much while an operation is launched
 _LOOP = "Enter Exit LoopCond NextIteration PartitionedCall StatefulPartitionedCall StatelessWhile While"
 _IN_PLACE_FIRST, _IN_PLACE_ANY, _LOOPS = (frozenset(names.split()) for names in (_FIRST, _ANY, _LOOP))
 _IMAGES = {"FusedBatchNormV3": 2, "FusedBatchNormGradV3": 3}  # that it reads and writes, the large ones
@@ -109,12 +110,12 @@ class _Replay:
         roots = [o for o in self.graph.operations if not self.waits[o.name]]
         for i, operation in enumerate(roots):
             self.stacks[i % len(self.stacks)].append(operation)
-        running: dict[int, list] = {}  # thread -> [operation, seconds left]
+        running: dict[int, list] = {}  # thread -> [operation, launches left]
         while True:
             for thread in range(len(self.stacks)):
                 if thread not in running and (operation := self._take(thread)):
                     self._start(operation)
-                    running[thread] = [operation, _seconds(operation, self.graph)]
+                    running[thread] = [operation, _duration(operation, self.graph)]
             if not running:
                 break
             thread = min(running, key=lambda t: running[t][1])
@@ -260,8 +261,8 @@ def _reordered(equation: str) -> list[bool]:
     return [*moved, list(result) != product]
 
 
-def _seconds(o: Operation, graph: StepGraph) -> float:
-    """A guess of how long an operation takes, by which threads pass each other: bytes, and products of a core."""
+def _duration(o: Operation, graph: StepGraph) -> float:
+    """A guess of how long an operation takes, in launches of one, by which threads pass each other."""
     moved = sum(map(graph.size, o.inputs)) + sum(graph.size((o.name, i)) for i in range(8))
     out, macs = graph.shapes.get((o.name, 0)), 0
     shapes = [graph.shapes.get(i) for i in o.inputs]
@@ -273,4 +274,4 @@ def _seconds(o: Operation, graph: StepGraph) -> float:
             gradient, weights = shapes[2], out if "Filter" in o.kind else shapes[1]
         if gradient and weights:
             macs = prod(gradient[:-1]) * prod(weights)
-    return 1e-6 + moved / 8e9 + macs / 2.5e10
+    return 1 + moved / LAUNCH_BYTES + macs / LAUNCH_MACS
