@@ -66,7 +66,7 @@ def parts(quick: bool = False) -> list[Part]:
     return [
         Part(("peak", "bandwidth"), 8 if quick else 32, lambda tick: _rates(cores, quick, tick)),
         Part(("overhead litert", "overhead tensorflow"), 4 if quick else 6, lambda tick: _overheads(quick, tick)),
-        Part(("operators", "memory litert"), 18 if quick else 60, lambda tick: _operators(quick, tick)),
+        Part(("operators", "memory litert"), 18 if quick else 45, lambda tick: _operators(quick, tick)),
         Part(("bandwidth disk",), 1 if quick else 6, lambda tick: _disk(quick, tick)),
         Part(("overhead loopback", "bandwidth loopback"), 1 if quick else 3, lambda tick: _loopback(quick, tick)),
         Part(processes, 5 if quick else 15, lambda tick: _processes(quick, tick)),

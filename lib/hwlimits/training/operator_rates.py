@@ -23,7 +23,7 @@ from hwlimits.training.litert_build import Spec, single
 from hwlimits.training.operator_times import peak_memory_bytes, runner
 from hwlimits.training.operator_work import works
 
-ROUNDS, SAMPLE_S, QUICK_S = 14, 1e-3, 3e-4
+ROUNDS, SAMPLE_S, QUICK_S = 10, 1e-3, 3e-4
 PASSES, PASSES_S = 10, 0.05  # calls before a sample, unless they would take longer than this
 FORMS = ("float32", "int8", "dynamic")
 
