@@ -17,6 +17,7 @@ from numba.core import cgutils, config, types
 from numba.extending import intrinsic
 
 INDEX = ir.IntType(64)
+INT32 = ir.IntType(32)
 ARM = platform.machine().lower() in ("arm64", "aarch64")
 
 
@@ -73,8 +74,8 @@ def store(builder, value, pointer, offset=0):
 
 def splat(builder, value, vector):
     """A vector with `value` in each lane."""
-    one = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.IntType(32)(0))
-    return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(ir.IntType(32), vector.count), None))
+    one = builder.insert_element(ir.Constant(vector, ir.Undefined), value, INT32(0))
+    return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(INT32, vector.count), None))
 
 
 def fma(builder, a, b, c):
@@ -130,6 +131,136 @@ def tile(rows: int, vectors: int):
         return signature, emit
 
     return micro_kernel
+
+
+def sparse_tile(rows: int, vectors: int):
+    """`rows` rows of a sparse matrix times `vectors` registers of columns of a dense one, as an intrinsic:
+
+    sparse_tile(first, last, values, offsets, x, bias, low, high, y, y_row)
+
+    y[r, j] = clip(bias[r] + sum over first <= i < last of values[rows * i + r] x[offsets[i] + j], low, high)
+    in float32; values, offsets (int32), x, bias and y are addresses, and y[r, j] lies y_row * r + j elements
+    behind y. All the rows have their nonzeros in the same places: each register of x that is loaded serves
+    `rows` FMAs. It takes rows * vectors registers for the sums, one for x and one for a value.
+    """
+    real = ir.FloatType()
+    vector = ir.VectorType(real, REGISTER_BYTES // 4)
+    lanes = [v * vector.count for v in range(vectors)]
+
+    @intrinsic
+    def kernel(typing, first, last, values, offsets, x, bias, low, high, y, y_row):
+        signature = types.void(*[types.intp] * 6, types.float32, types.float32, types.intp, types.intp)
+
+        def emit(context, builder, signature, arguments):
+            first, last, values, offsets, x, bias, low, high, y, y_row = arguments
+            x, bias, offsets = pointer(builder, x, real), pointer(builder, bias, real), pointer(builder, offsets, INT32)
+            sums = [[cgutils.alloca_once(builder, vector) for _ in lanes] for _ in range(rows)]
+            for r, sums_r in enumerate(sums):
+                start = splat(builder, builder.load(builder.gep(bias, [INDEX(r)])), vector)
+                for each in sums_r:
+                    builder.store(start, each)
+            with cgutils.for_range_slice(builder, first, last, INDEX(1)) as (i, _):
+                values_i = _element(builder, values, builder.mul(i, INDEX(rows)), real)
+                w = [splat(builder, builder.load(builder.gep(values_i, [INDEX(r)])), vector) for r in range(rows)]
+                x_i = builder.gep(x, [builder.sext(builder.load(builder.gep(offsets, [i])), INDEX)])
+                for v, lane in enumerate(lanes):
+                    x_ij = load(builder, x_i, vector, lane)
+                    for w_r, sums_r in zip(w, sums, strict=True):
+                        builder.store(fma(builder, w_r, x_ij, builder.load(sums_r[v])), sums_r[v])
+            low, high = splat(builder, low, vector), splat(builder, high, vector)
+            for r, sums_r in enumerate(sums):
+                y_r = _element(builder, y, builder.mul(y_row, INDEX(r)), real)
+                for lane, each in zip(lanes, sums_r, strict=True):
+                    store(builder, _clip(builder, builder.load(each), low, high), y_r, lane)
+            return context.get_dummy_value()
+
+        return signature, emit
+
+    return kernel
+
+
+def halve(largest: bool):
+    """Every second pixel of a row, or the largest of 2 x 2 pixels of two rows, as an intrinsic:
+
+    halve(count, above, below, y)
+
+    y[i] = above[2 i], or the largest of above[2 i], above[2 i + 1], below[2 i] and below[2 i + 1], for i < count;
+    the three are addresses of float32. It works in whole registers: up to one register behind the end
+    of y is written, and up to two behind those of `above` and `below` are read.
+    """
+    real = ir.FloatType()
+    vector = ir.VectorType(real, REGISTER_BYTES // 4)
+
+    def pixels(builder, row, first):
+        both = [load(builder, builder.gep(row, [first]), vector, half) for half in (0, vector.count)]
+        masks = [ir.Constant(ir.VectorType(INT32, vector.count), [2 * i + odd for i in range(vector.count)]) for odd in (0, 1)]
+        return [builder.shuffle_vector(*both, mask) for mask in masks]
+
+    @intrinsic
+    def kernel(typing, count, above, below, y):
+        signature = types.void(*[types.intp] * 4)
+
+        def emit(context, builder, signature, arguments):
+            count, above, below, y = arguments
+            above, below, y = (pointer(builder, address, real) for address in (above, below, y))
+            with cgutils.for_range_slice(builder, INDEX(0), count, INDEX(vector.count)) as (i, _):
+                first = builder.mul(i, INDEX(2))
+                best, *others = pixels(builder, above, first)
+                for other in [*others, *pixels(builder, below, first)] if largest else []:
+                    best = builder.select(builder.fcmp_ordered(">", other, best), other, best)
+                store(builder, best, builder.gep(y, [i]))
+            return context.get_dummy_value()
+
+        return signature, emit
+
+    return kernel
+
+
+def _clip(builder, value, low, high):
+    """Between two bounds; NaN stays NaN."""
+    value = builder.select(builder.fcmp_ordered("<", value, low), low, value)
+    return builder.select(builder.fcmp_ordered(">", value, high), high, value)
+
+
+def sparse_dot(rows: int, chains: int):
+    """`rows` rows of a sparse matrix times a vector, as an intrinsic: sparse_dot(first, last, values, offsets, x, y)
+
+    y[r] = sum over first <= i < last of values[rows * i + r] x[offsets[i]] in float32; all but the bounds are
+    addresses. The sum is cut into `chains` sums, so that an FMA need not wait for the one before.
+    """
+    real = ir.FloatType()
+    vector = ir.VectorType(real, rows)
+
+    @intrinsic
+    def kernel(typing, first, last, values, offsets, x, y):
+        signature = types.void(*[types.intp] * 6)
+
+        def emit(context, builder, signature, arguments):
+            first, last, values, offsets, x, y = arguments
+            x, offsets = pointer(builder, x, real), pointer(builder, offsets, INT32)
+            sums = [cgutils.alloca_once_value(builder, ir.Constant(vector, [0.0] * rows)) for _ in range(chains)]
+
+            def add(i, total):
+                column = builder.zext(builder.load(builder.gep(offsets, [i])), INDEX)
+                w = load(builder, _element(builder, values, builder.mul(i, INDEX(rows)), real), vector)
+                x_i = splat(builder, builder.load(builder.gep(x, [column])), vector)
+                builder.store(fma(builder, w, x_i, builder.load(total)), total)
+
+            whole = builder.sub(last, builder.srem(builder.sub(last, first), INDEX(chains)))
+            with cgutils.for_range_slice(builder, first, whole, INDEX(chains)) as (i, _):
+                for chain, total in enumerate(sums):
+                    add(builder.add(i, INDEX(chain)), total)
+            with cgutils.for_range_slice(builder, whole, last, INDEX(1)) as (i, _):
+                add(i, sums[0])
+            totals = [builder.load(total) for total in sums]
+            while len(totals) > 1:  # in pairs
+                totals = [builder.fadd(a, b) for a, b in zip(totals[::2], totals[1::2], strict=True)]
+            store(builder, totals[0], pointer(builder, y, real))
+            return context.get_dummy_value()
+
+        return signature, emit
+
+    return kernel
 
 
 def _element(builder, address, index, element):

@@ -1,0 +1,440 @@
+"""A whole network of sparse layers as one call: a plan of steps over one piece of memory.
+
+A row of `sparse.pixel_rows` is any weighted sum of shifted planes of an image, so one kernel is a pointwise,
+a full and a depthwise convolution: only the offsets differ. Planes lie one after the other (channels first);
+between two rows of a plane there is room for the padding, which a row shares with the one below it, so that
+a convolution writes where the next one reads. What calling costs, about a microsecond for each function that
+numba compiled, is paid once a network and not once a layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numba import njit, types
+
+from hwlimits.kernels.simd import halve
+from hwlimits.kernels.sparse import LANES, VECTORS, compress, dot_rows, pixel_rows
+
+_LAY, _ROWS, _CLEAR, _POOL, _MEAN, _DOT = range(6)
+_FIELDS = 14
+IN_CACHE = 1 << 15  # floats
+BEHIND = 2 * LANES  # elements behind an image that a step may touch
+NO_PADS = (0, 0), (0, 0)
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A convolution, its bias, and the bounds of its activation (ReLU: low = 0; ReLU6: high = 6 as well).
+
+    weights    float32 (height, width, inputs, outputs); depthwise: (height, width, channels, 1). Zeros are skipped.
+    padding    'valid', 'same' as TensorFlow has it (an odd row or column goes below and to the right), or rows and
+               columns of zeros ((top, bottom), (left, right))
+    depthwise  each channel has a window of its own
+    block      outputs that share their zeros: 1, 2 or 4
+    """
+
+    weights: np.ndarray
+    bias: np.ndarray
+    stride: int = 1
+    padding: str | tuple[tuple[int, int], tuple[int, int]] = "valid"
+    low: float = -np.inf
+    high: float = np.inf
+    depthwise: bool = False
+    block: int = 1
+
+
+@dataclass(frozen=True)
+class MaxPool:
+    """The largest of each `size` x `size` pixels, side by side; what does not fill a window is left out."""
+
+    size: int = 2
+
+
+@dataclass(frozen=True)
+class GlobalMean:
+    """The mean of each channel."""
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A dense layer: weights float32 (inputs, outputs), for inputs in the order height, width, channels."""
+
+    weights: np.ndarray
+    bias: np.ndarray
+    low: float = -np.inf
+    high: float = np.inf
+    block: int = 1
+
+
+Layer = Convolution | MaxPool | GlobalMean | Dense
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where an image lies: element (c, y, x) at `at` + c * plane + y * pitch + x, and zeros around it as `pads` says."""
+
+    channels: int
+    height: int
+    width: int
+    at: int
+    plane: int
+    pitch: int
+    pads: tuple = NO_PADS
+
+
+@dataclass
+class _Plan:
+    """Steps, and what they work on, as they grow while the layers are gone through.
+
+    A step reads what the one before wrote, so two parts of the memory take turns, and what was just written is
+    still in a cache; `second` is where the second part begins, `parts` how large they have to be.
+    """
+
+    second: int
+    parts: list = field(default_factory=lambda: [0, 0])
+    turn: int = 1
+    steps: list = field(default_factory=list)
+    bounds: list = field(default_factory=list)
+    values: list = field(default_factory=list)
+    offsets: list = field(default_factory=list)
+    starts: list = field(default_factory=list)
+    biases: list = field(default_factory=list)
+
+    def step(self, *numbers: int, low: float = -np.inf, high: float = np.inf) -> None:
+        self.steps.append([*numbers, *[0] * (_FIELDS - len(numbers))])
+        self.bounds.append([low, high])
+
+    def memory(self, elements: int) -> int:
+        self.turn ^= 1
+        self.parts[self.turn] = max(self.parts[self.turn], -(-elements // LANES) * LANES + BEHIND)
+        return self.turn * self.second
+
+    def rows(self, matrix: np.ndarray, bias: np.ndarray, places: np.ndarray, block: int) -> tuple[int, ...]:
+        """Append a matrix (outputs, inputs); input i of block of rows b is at places[b, i]. Where its parts begin."""
+        rows = compress(np.ascontiguousarray(matrix, np.float32), block)
+        row = np.repeat(np.arange(len(rows.starts) - 1), np.diff(rows.starts))
+        offsets = np.broadcast_to(places, (len(rows.starts) - 1, matrix.shape[1]))[row, rows.columns]
+        parts = ((self.values, rows.values), (self.offsets, offsets.astype(np.int32)),
+                 (self.starts, rows.starts), (self.biases, np.asarray(bias, np.float32)))  # fmt: skip
+        begins = tuple(sum(map(len, kept)) for kept, _ in parts)
+        for kept, new in parts:
+            kept.append(new)
+        return begins
+
+    def image(self, channels: int, height: int, width: int, pitch: int, pads=NO_PADS) -> _Place:
+        """Room for an image, with room around it that stays zero."""
+        (top, bottom), (left, right) = pads
+        plane = -(-(left + (top + height + bottom) * pitch + right) // LANES) * LANES
+        at = self.memory(channels * plane) + top * pitch + left
+        return _Place(channels, height, width, at, plane, pitch, pads)
+
+
+class Network:
+    """Layers for images of one shape (height, width, channels), one image at a time, one thread.
+
+    Raises ValueError for a layer that does not fit what comes to it.
+
+    >>> edges = np.array([[[[-1.0]], [[1.0]]]], np.float32)
+    >>> Network([Convolution(edges, np.zeros(1))], (1, 3, 1))(np.array([[[1], [2], [4]]], np.float32)).ravel()
+    array([1., 2.], dtype=float32)
+    """
+
+    def __init__(self, layers: Sequence[Layer], shape: tuple[int, int, int]):
+        if not layers:
+            raise ValueError("Network: needs a layer")
+        self.layers, self.shape = tuple(layers), tuple(shape)
+        sizes = self._plan(0)[0].parts
+        plan, self._out = self._plan(sizes[0])
+        self._memory = np.empty(sum(sizes), np.float32)  # every step writes all that the next one reads
+        self._input = self._memory[: int(np.prod(shape))].reshape(shape)
+        parts = (plan.values, plan.offsets, plan.starts, plan.biases)
+        dtypes = (np.float32, np.int32, np.int64, np.float32)
+        self._parts = [np.concatenate([np.empty(0, d), *p]).astype(d) for p, d in zip(parts, dtypes, strict=True)]
+        self._steps = np.array(plan.steps, np.int64).reshape(-1, _FIELDS)
+        self._bounds = np.array(plan.bounds, np.float32).reshape(-1, 2)
+
+    def _plan(self, second: int) -> tuple[_Plan, _Place]:
+        plan, (height, width, channels) = _Plan(second), self.shape
+        x = _Place(channels, height, width, plan.memory(height * width * channels), 1, width * channels)
+        column = channels  # of the input alone: its pixels have their channels side by side
+        for number, layer in enumerate(self.layers):
+            try:
+                x = _add(plan, self.layers[number:], x, column)
+            except ValueError as error:
+                raise ValueError(f"Network: layer {number} ({type(layer).__name__}) {error}") from None
+            column = 1
+        return plan, x
+
+    @property
+    def nbytes(self) -> int:
+        """Values, places and biases of all layers: what takes the place of the dense weights."""
+        return sum(part.nbytes for part in self._parts)
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """The last layer's output (height, width, channels), or (outputs,), for an image of the network's shape."""
+        if np.shape(image) != self.shape:
+            raise ValueError(f"Network: an image of shape {np.shape(image)}; this network takes {self.shape}")
+        self._input[:] = image
+        _run(self._steps, self._bounds, *self._parts, self._memory)
+        out = self._out
+        if out.plane == 1:
+            return self._memory[out.at : out.at + out.channels].copy()
+        strides = (4 * out.pitch, 4, 4 * out.plane)
+        shape = (out.height, out.width, out.channels)
+        return np.lib.stride_tricks.as_strided(self._memory[out.at :], shape, strides).copy()
+
+
+def _add(plan: _Plan, layers: Sequence[Layer], x: _Place, column: int) -> _Place:
+    """Append the first of `layers` to the plan; the others say what room its output needs."""
+    layer, rest = layers[0], layers[1:]
+    if isinstance(layer, Convolution):
+        return _add_convolution(plan, layers, x, column)
+    if isinstance(layer, Dense):
+        return _add_dense(plan, layer, x, column)
+    if column != 1:
+        x = _lay(plan, x, column, x.width, NO_PADS, 1)
+    if isinstance(layer, GlobalMean):
+        out = _Place(x.channels, 1, 1, plan.memory(x.channels), 1, 1)
+        plan.step(_MEAN, x.channels, x.height, x.width, x.at, x.plane, x.pitch, out.at)
+        return out
+    height, width = x.height // layer.size, x.width // layer.size
+    if not height or not width:
+        raise ValueError(f"takes {layer.size} x {layer.size} pixels, and there are {x.height} x {x.width}")
+    out = _room(plan, rest, x.channels, height, width, None)
+    plan.step(_POOL, x.channels, height, width, x.at, x.plane, x.pitch, out.at, out.plane, out.pitch, layer.size)
+    _clear_pads(plan, out)
+    return out
+
+
+def _add_dense(plan: _Plan, layer: Dense, x: _Place, column: int) -> _Place:
+    if layer.weights.ndim != 2 or layer.weights.shape[0] != x.channels * x.height * x.width:
+        raise ValueError(f"has weights {layer.weights.shape}, for {x.height} x {x.width} x {x.channels} inputs")
+    y, row, c = np.ogrid[: x.height, : x.width, : x.channels]
+    places = (c * x.plane + y * x.pitch + row * column).ravel()
+    begins = plan.rows(layer.weights.T, layer.bias, places, layer.block)
+    out = _Place(layer.weights.shape[1], 1, 1, plan.memory(layer.weights.shape[1]), 1, 1)
+    plan.step(_DOT, *begins, layer.weights.shape[1] // layer.block, layer.block, x.at, out.at,
+              low=layer.low, high=layer.high)  # fmt: skip
+    return out
+
+
+def _add_convolution(plan: _Plan, layers: Sequence[Layer], x: _Place, column: int) -> _Place:
+    layer = layers[0]
+    kernel_height, kernel_width, inputs, outputs = layer.weights.shape
+    if inputs != x.channels or (layer.depthwise and outputs != 1):
+        raise ValueError(f"has weights {layer.weights.shape}, and {x.channels} channels come to it")
+    stride, pads = layer.stride, _pads(layer, x.height, x.width)
+    height, width = _output(layer, x.height, x.width)
+    if height < 1 or width < 1:
+        raise ValueError(f"has a window of {kernel_height} x {kernel_width}, larger than {x.height} x {x.width} pixels")
+    if (x.height, x.width, kernel_height, kernel_width) == (1, 1, 1, 1) and not layer.depthwise and not np.any(pads):
+        return _add_dense(plan, Dense(layer.weights[0, 0], layer.bias, layer.low, layer.high, layer.block), x, column)
+    if layer.block not in VECTORS:
+        raise ValueError(f"has block = {layer.block}; a convolution's is one of {', '.join(map(str, VECTORS))}")
+    if column != 1 or stride != 1 or x.pads != pads:
+        x = _lay(plan, x, column, _pitch(layers, x.height, x.width), pads, stride)
+    first = x.at - (pads[0][0] * x.pitch + pads[1][0] if stride == 1 else 0)
+    ky, kx, c = np.ogrid[:kernel_height, :kernel_width, :inputs]
+    planes = c * stride**2 + ky % stride * stride + kx % stride
+    places = (planes * x.plane + ky // stride * x.pitch + kx // stride).reshape(-1, inputs)
+    if layer.depthwise:  # row c has the window of channel c, and nothing of the others
+        matrix, places, outputs = layer.weights.reshape(-1, inputs).T, places.T, inputs
+    else:
+        matrix, places = layer.weights.reshape(-1, outputs).T, places.ravel()
+    if outputs % layer.block:
+        raise ValueError(f"has {outputs} outputs, and block = {layer.block} does not divide them")
+    begins = plan.rows(matrix, layer.bias, places, layer.block)
+    out = _room(plan, layers[1:], outputs, height, width, x.pitch)
+    pixels = (height - 1) * x.pitch + width
+    plan.step(_ROWS, *begins, outputs // layer.block, layer.block, first, out.at, out.plane, pixels,
+              _run_of_pixels(layer), low=layer.low, high=layer.high)  # fmt: skip
+    _clear_pads(plan, out)
+    return out
+
+
+def _clear_pads(plan: _Plan, out: _Place) -> None:
+    """Zeros around an image that was just written, and over what a kernel computed between two rows."""
+    if out.pads != NO_PADS:
+        (top, _), (left, _) = out.pads
+        start = out.at - top * out.pitch - left
+        plan.step(_CLEAR, out.channels, out.height, out.width, start, out.plane, out.pitch, top * out.pitch + left)
+
+
+def _run_of_pixels(layer: Convolution) -> int:
+    """Pixels that all outputs do before any goes on: what they read fits the second-level cache. 0: all of them."""
+    if layer.depthwise:  # each output reads a channel of its own
+        return 0
+    vectors = VECTORS[layer.block] * LANES
+    return max(1, IN_CACHE // (layer.weights.shape[2] * vectors)) * vectors
+
+
+def _lay(plan: _Plan, x: _Place, column: int, pitch: int, pads, stride: int) -> _Place:
+    """Copy an image to where it has room for its padding; with a stride, into one image for each phase of it."""
+    (top, bottom), (left, _) = pads
+    if stride == 1:
+        out = plan.image(x.channels, x.height, x.width, pitch, pads)
+        start = out.at - top * pitch - left
+    else:
+        out = plan.image(x.channels * stride**2, -(-(top + x.height + bottom) // stride), pitch, pitch)
+        start = out.at
+    plan.step(_LAY, x.channels, x.height, x.width, x.at, x.plane, x.pitch, column, start, out.plane, out.pitch,
+              stride, top, left)  # fmt: skip
+    return out
+
+
+def _room(plan: _Plan, rest: Sequence[Layer], channels: int, height: int, width: int, pitch: int | None) -> _Place:
+    """Room for an output, with the padding of a convolution that reads it where it lies; `pitch`, if it is given."""
+    pads = NO_PADS
+    if rest and isinstance(rest[0], Convolution) and rest[0].stride == 1:
+        pads = _pads(rest[0], height, width)
+        pitch = pitch or _pitch(rest, height, width)
+    return plan.image(channels, height, width, pitch or width, pads)
+
+
+def _pitch(layers: Sequence[Layer], height: int, width: int) -> int:
+    """Elements from a row to the next that convolutions need, the first of any stride, as far as they pass it on."""
+    pitch = 0
+    for number, layer in enumerate(layers):
+        if not isinstance(layer, Convolution) or (number and layer.stride != 1):
+            break
+        left, right = _pads(layer, height, width)[1]
+        stride = layer.stride
+        pitch = max(pitch, width + max(left, right) if stride == 1 else -(-(left + width + right) // stride))
+        height, width = _output(layer, height, width)
+    return pitch
+
+
+def _pads(layer: Convolution, height: int, width: int):
+    """((top, bottom), (left, right)) rows and columns of zeros."""
+    if layer.padding == "valid":
+        return NO_PADS
+    if layer.padding != "same":
+        try:
+            (top, bottom), (left, right) = layer.padding
+            return (int(top), int(bottom)), (int(left), int(right))
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"has padding = {layer.padding!r}; choose 'valid', 'same' or ((top, bottom), (left, right))"
+            ) from None
+    found = []
+    for size, window in zip((height, width), layer.weights.shape, strict=False):
+        total = max(0, (-(-size // layer.stride) - 1) * layer.stride + window - size)
+        found.append((total // 2, total - total // 2))
+    return tuple(found)
+
+
+def _output(layer: Convolution, height: int, width: int) -> tuple[int, int]:
+    pads = _pads(layer, height, width)
+    windows = layer.weights.shape
+    return tuple((n + sum(p) - k) // layer.stride + 1 for n, p, k in zip((height, width), pads, windows, strict=False))
+
+
+_every_second, _largest_of_four = halve(False), halve(True)
+
+
+@njit(nogil=True, cache=True)
+def _lay_image(memory, step):
+    """Each element of each phase: from the image, or zero where the padding is."""
+    channels, height, width, x_at, x_plane, x_pitch, x_column, y_at, y_plane, y_pitch, stride, top, left = step[1:14]
+    rows = (y_plane + y_pitch - 1) // y_pitch
+    for c in range(channels):
+        for phase in range(stride * stride):
+            down, right = phase // stride - top, phase % stride - left  # the image's pixel at the phase's first
+            first = -(right // stride) if right < 0 else 0
+            last = max(first, (width - 1 - right) // stride + 1)
+            y = y_at + (c * stride * stride + phase) * y_plane
+            for row in range(rows):
+                to, end = y + row * y_pitch, y + min((row + 1) * y_pitch, y_plane)
+                at = x_at + c * x_plane + (row * stride + down) * x_pitch
+                inside = 0 <= row * stride + down < height
+                begin = to + first if inside else end
+                for i in range(to, min(begin, end)):
+                    memory[i] = 0
+                if inside:
+                    count = min(last - first, end - begin)
+                    at += (first * stride + right) * x_column
+                    step = stride * x_column
+                    if step == 2:
+                        address = memory.ctypes.data + 4 * at
+                        _every_second(count, address, address, memory.ctypes.data + 4 * begin)
+                    else:
+                        for i in range(count):
+                            memory[begin + i] = memory[at + i * step]
+                    for i in range(begin + count, end):
+                        memory[i] = 0
+
+
+@njit(nogil=True, cache=True)
+def _max_pool(memory, step):
+    channels, height, width, x_at, x_plane, x_pitch, y_at, y_plane, y_pitch, size = step[1:11]
+    for c in range(channels):
+        for row in range(height):
+            to, at = y_at + c * y_plane + row * y_pitch, x_at + c * x_plane + row * size * x_pitch
+            if size == 2:
+                first = memory.ctypes.data
+                _largest_of_four(width, first + 4 * at, first + 4 * (at + x_pitch), first + 4 * to)
+            else:
+                for i in range(width):
+                    best = memory[at + size * i]
+                    for j in range(size * size):
+                        best = max(best, memory[at + j // size * x_pitch + size * i + j % size])
+                    memory[to + i] = best
+
+
+@njit(nogil=True, cache=True)
+def _mean(memory, step):
+    channels, height, width, x_at, x_plane, x_pitch, y_at = step[1:8]
+    for c in range(channels):
+        total = 0.0
+        for row in range(height):
+            for column in range(width):
+                total += memory[x_at + c * x_plane + row * x_pitch + column]
+        memory[y_at + c] = total / (height * width)
+
+
+@njit(nogil=True, cache=True)
+def _clear(memory, step):
+    channels, height, width, at, plane, pitch, before = step[1:8]
+    for c in range(channels):
+        start, end = at + c * plane, at + (c + 1) * plane
+        for i in range(start, start + before):
+            memory[i] = 0
+        for row in range(height):
+            gap = start + before + row * pitch + width
+            for i in range(gap, end if row == height - 1 else gap + pitch - width):
+                memory[i] = 0
+
+
+def _array(kind, dimensions=1, readonly=True):
+    return types.Array(kind, dimensions, "C", readonly=readonly)
+
+
+_PARTS = (_array(types.float32), _array(types.int32), _array(types.int64), _array(types.float32))
+
+
+@njit(
+    types.void(_array(types.int64, 2), _array(types.float32, 2), *_PARTS, _array(types.float32, 1, False)),
+    nogil=True, cache=True,
+)  # fmt: skip
+def _run(steps, bounds, values, offsets, starts, biases, memory):
+    """Every step of a plan, one after the other."""
+    for number in range(steps.shape[0]):
+        step, low, high = steps[number], bounds[number, 0], bounds[number, 1]
+        if step[0] == _ROWS or step[0] == _DOT:
+            v, o, s, b, rows, block, x_at, y_at, y_row, pixels, run = step[1:12]
+            parts = values[v:], offsets[o:], starts[s : s + rows + 1], biases[b : b + rows * block]
+            if step[0] == _ROWS:
+                pixel_rows(*parts, block, memory, x_at, low, high, memory, y_at, y_row, pixels, run)
+            else:
+                dot_rows(*parts, block, memory, x_at, low, high, memory, y_at)
+        elif step[0] == _LAY:
+            _lay_image(memory, step)
+        elif step[0] == _POOL:
+            _max_pool(memory, step)
+        elif step[0] == _MEAN:
+            _mean(memory, step)
+        else:
+            _clear(memory, step)

@@ -1,0 +1,243 @@
+"""Sparse matrices times a vector, and sparse convolutions: kernels that skip the zeros that pruning leaves.
+
+A multiply-add skipped saves its time only if finding the next one costs less. So the rows are kept as lists
+of nonzeros with their places (compressed sparse rows, CSR), or of short columns of nonzeros, where several rows
+share their places (blocks); and a convolution gives each nonzero a run of neighbouring pixels to work on,
+a few registers of them, which makes its one value and one place cheap.
+
+Source: Elsen, Dukhan, Gale and Simonyan, "Fast Sparse ConvNets" (CVPR 2020, arXiv 1911.09723), section 3.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit, types
+
+from hwlimits.kernels.simd import REGISTER_BYTES, REGISTERS, sparse_dot, sparse_tile
+
+LANES = REGISTER_BYTES // 4
+BLOCKS = (1, 2, 4, 8, 16)  # rows that share their places
+SUMS = 3 * REGISTERS // 4  # registers for sums: the others hold x and the values
+
+_FLOATS = types.Array(types.float32, 1, "C")
+_READ = types.Array(types.float32, 1, "C", readonly=True)
+_PLACES = types.Array(types.int32, 1, "C", readonly=True)
+_STARTS = types.Array(types.int64, 1, "C", readonly=True)
+
+
+@dataclass(frozen=True)
+class SparseRows:
+    """A matrix (rows, columns) as lists of its nonzero blocks, `block` rows high and one column wide.
+
+    values   float32 (blocks * block,): block after block, row of blocks after row of blocks
+    columns  int32 (blocks,): the column of each block
+    starts   int64 (rows / block + 1,): row of blocks b has the blocks from starts[b] to starts[b + 1]
+    """
+
+    values: np.ndarray
+    columns: np.ndarray
+    starts: np.ndarray
+    shape: tuple[int, int]
+    block: int = 1
+
+    @property
+    def nbytes(self) -> int:
+        """Values, places and starts."""
+        return self.values.nbytes + self.columns.nbytes + self.starts.nbytes
+
+    @property
+    def density(self) -> float:
+        """Share of the matrix that is stored: zeros in a block that is not all zero are stored too."""
+        return self.values.size / max(1, self.shape[0] * self.shape[1])
+
+
+def compress(matrix: np.ndarray, block: int = 1) -> SparseRows:
+    """The nonzero blocks of a float32 matrix (rows, columns); `block` divides the rows and is one of BLOCKS.
+
+    Raises TypeError for another dtype, ValueError for another shape or block.
+
+    >>> rows = compress(np.array([[0, 2, 0], [0, 3, 4]], np.float32), block=2)
+    >>> rows.columns.tolist(), rows.values.tolist(), rows.starts.tolist()
+    ([1, 2], [2.0, 3.0, 0.0, 4.0], [0, 2])
+    """
+    if not isinstance(matrix, np.ndarray) or matrix.dtype != np.float32:
+        kind = matrix.dtype if isinstance(matrix, np.ndarray) else type(matrix).__name__
+        raise TypeError(f"compress: the matrix is {kind}; it takes float32 arrays: matrix.astype(np.float32)")
+    if matrix.ndim != 2 or matrix.size >= 2**31:
+        raise ValueError(f"compress: an array of shape {matrix.shape}; it takes a matrix of less than 2**31 elements")
+    if block not in BLOCKS or matrix.shape[0] % block:
+        raise ValueError(
+            f"compress(block={block}) of {matrix.shape[0]} rows: a block has {', '.join(map(str, BLOCKS))} rows, "
+            "and the rows of the matrix are a multiple of it"
+        )
+    blocks = matrix.reshape(-1, block, matrix.shape[1]).swapaxes(1, 2)  # (rows of blocks, columns, block)
+    kept = (blocks != 0).any(axis=2)  # NaN is not zero
+    starts = np.concatenate([[0], np.cumsum(kept.sum(axis=1))]).astype(np.int64)
+    columns = np.nonzero(kept)[1].astype(np.int32)
+    return SparseRows(np.ascontiguousarray(blocks[kept]).ravel(), columns, starts, matrix.shape, block)
+
+
+_dot_1, _dot_2, _dot_4, _dot_8, _dot_16 = (sparse_dot(rows, 4) for rows in BLOCKS)
+
+
+@njit(nogil=True, cache=True)
+def dot_rows(values, offsets, starts, bias, block, x, x_at, low, high, y, y_at):
+    """y[y_at + r] = clip(bias[r] + sum of values[i] x[x_at + offsets[i]] over the nonzeros of row r, low, high)."""
+    v, o, x_first, y_first = values.ctypes.data, offsets.ctypes.data, x.ctypes.data + 4 * x_at, y.ctypes.data + 4 * y_at
+    for b in range(starts.size - 1):
+        first, last, at = starts[b], starts[b + 1], y_first + 4 * b * block
+        if block == 1:
+            _dot_1(first, last, v, o, x_first, at)
+        elif block == 2:
+            _dot_2(first, last, v, o, x_first, at)
+        elif block == 4:
+            _dot_4(first, last, v, o, x_first, at)
+        elif block == 8:
+            _dot_8(first, last, v, o, x_first, at)
+        else:
+            _dot_16(first, last, v, o, x_first, at)
+    for r in range(bias.size):
+        total = y[y_at + r] + bias[r]
+        y[y_at + r] = low if total < low else high if total > high else total
+
+
+@njit(types.void(_READ, _PLACES, _STARTS, _READ, types.intp, _READ, _FLOATS), nogil=True, cache=True)
+def _matvec(values, columns, starts, zeros, block, x, y):
+    dot_rows(values, columns, starts, zeros, block, x, 0, np.float32(-np.inf), np.float32(np.inf), y, 0)
+
+
+_NO_BIAS = np.empty(0, np.float32)
+
+
+def matvec(a: SparseRows, x: np.ndarray) -> np.ndarray:
+    """The product of a sparse matrix (m, k) and a float32 vector (k,): float32 (m,). One thread.
+
+    Each element differs from the exact product by at most 2 k u sum_p |a_ip x_p|, u = 2**-24.
+    Raises TypeError for another dtype, ValueError for another length.
+
+    >>> matvec(compress(np.array([[0, 2, 0], [1, 0, 3]], np.float32)), np.array([5, 6, 7], np.float32))
+    array([12., 26.], dtype=float32)
+    """
+    if not isinstance(x, np.ndarray) or x.dtype != np.float32:
+        kind = x.dtype if isinstance(x, np.ndarray) else type(x).__name__
+        raise TypeError(f"matvec: x is {kind}; it takes float32 arrays: x.astype(np.float32)")
+    if x.shape != (a.shape[1],):
+        raise ValueError(f"matvec: the matrix is {a.shape} and x is {x.shape}; x must be ({a.shape[1]},)")
+    y = np.empty(a.shape[0], np.float32)
+    _matvec(a.values, a.columns, a.starts, _NO_BIAS, a.block, np.require(x, requirements=["C", "A"]), y)
+    return y
+
+
+VECTORS = {1: 8, 2: 6, 4: 3}  # registers of pixels that a block takes at once: eight sums keep two FMA units busy
+
+_1x1, _1x2, _1x3, _1x4, _1x5, _1x6, _1x7, _1x8 = (sparse_tile(1, vectors) for vectors in range(1, 9))
+_2x1, _2x2, _2x3, _2x4, _2x5, _2x6 = (sparse_tile(2, vectors) for vectors in range(1, 7))
+_4x1, _4x2, _4x3 = (sparse_tile(4, vectors) for vectors in range(1, 4))
+
+
+@njit(nogil=True, cache=True)
+def _tile_1(n, first, last, v, c, x, bias, low, high, y, y_row):
+    """One row and n registers of pixels: n is known where the registers are chosen, so each n has code of its own."""
+    if n == 8:
+        _1x8(first, last, v, c, x, bias, low, high, y, y_row)
+    elif n == 7:
+        _1x7(first, last, v, c, x, bias, low, high, y, y_row)
+    elif n == 6:
+        _1x6(first, last, v, c, x, bias, low, high, y, y_row)
+    elif n == 5:
+        _1x5(first, last, v, c, x, bias, low, high, y, y_row)
+    elif n == 4:
+        _1x4(first, last, v, c, x, bias, low, high, y, y_row)
+    elif n == 3:
+        _1x3(first, last, v, c, x, bias, low, high, y, y_row)
+    elif n == 2:
+        _1x2(first, last, v, c, x, bias, low, high, y, y_row)
+    else:
+        _1x1(first, last, v, c, x, bias, low, high, y, y_row)
+
+
+@njit(nogil=True, cache=True)
+def _tile_2(n, first, last, v, c, x, bias, low, high, y, y_row):
+    if n == 6:
+        _2x6(first, last, v, c, x, bias, low, high, y, y_row)
+    elif n == 5:
+        _2x5(first, last, v, c, x, bias, low, high, y, y_row)
+    elif n == 4:
+        _2x4(first, last, v, c, x, bias, low, high, y, y_row)
+    elif n == 3:
+        _2x3(first, last, v, c, x, bias, low, high, y, y_row)
+    elif n == 2:
+        _2x2(first, last, v, c, x, bias, low, high, y, y_row)
+    else:
+        _2x1(first, last, v, c, x, bias, low, high, y, y_row)
+
+
+@njit(nogil=True, cache=True)
+def _tile_4(n, first, last, v, c, x, bias, low, high, y, y_row):
+    if n == 3:
+        _4x3(first, last, v, c, x, bias, low, high, y, y_row)
+    elif n == 2:
+        _4x2(first, last, v, c, x, bias, low, high, y, y_row)
+    else:
+        _4x1(first, last, v, c, x, bias, low, high, y, y_row)
+
+
+@njit(nogil=True, cache=True)
+def _pixels(values, offsets, first, last, block, x, bias, low, high, y, y_row, start, n):
+    """n registers of pixels from `start` on of a row of blocks; x, bias and y are addresses of their first pixels."""
+    x, y = x + 4 * start, y + 4 * start
+    if block == 1:
+        _tile_1(n, first, last, values, offsets, x, bias, low, high, y, y_row)
+    elif block == 2:
+        _tile_2(n, first, last, values, offsets, x, bias, low, high, y, y_row)
+    else:
+        _tile_4(n, first, last, values, offsets, x, bias, low, high, y, y_row)
+
+
+@njit(nogil=True, cache=True)
+def _next(start, pixels, most):
+    """Where the next run of registers begins, and how many: the last one reaches back over pixels done already."""
+    n = min(most, (pixels - start + LANES - 1) // LANES)
+    if start + n * LANES > pixels:
+        if pixels >= n * LANES:
+            start = pixels - n * LANES
+        else:
+            n -= 1
+    return start, n
+
+
+@njit(nogil=True, cache=True)
+def _few_pixels(values, offsets, starts, bias, block, x, x_at, low, high, y, y_at, y_row, pixels):
+    """The same, a number at a time, for fewer pixels than a register holds."""
+    for r in range(bias.size):
+        for j in range(pixels):
+            total = bias[r]
+            for i in range(starts[r // block], starts[r // block + 1]):
+                total += values[i * block + r % block] * x[x_at + offsets[i] + j]
+            y[y_at + r * y_row + j] = low if total < low else high if total > high else total
+
+
+@njit(nogil=True, cache=True)
+def pixel_rows(values, offsets, starts, bias, block, x, x_at, low, high, y, y_at, y_row, pixels, run):
+    """y[y_at + r * y_row + j] = clip(bias[r] + sum of values[i] x[x_at + offsets[i] + j], low, high) for j < pixels.
+
+    All rows do the same `run` of pixels (0: all of them) before any of them goes on, so that this part of x is read
+    from farther away once.
+    """
+    if pixels < LANES:
+        return _few_pixels(values, offsets, starts, bias, block, x, x_at, low, high, y, y_at, y_row, pixels)
+    v, o, b = values.ctypes.data, offsets.ctypes.data, bias.ctypes.data
+    x_first, y_first = x.ctypes.data + 4 * x_at, y.ctypes.data + 4 * y_at
+    most = 8 if block == 1 else 6 if block == 2 else 3
+    if run == 0:
+        run = pixels
+    for begin in range(0, pixels, run):
+        end = min(begin + run, pixels)
+        for r in range(starts.size - 1):
+            y_r, b_r, start = y_first + 4 * r * block * y_row, b + 4 * r * block, begin
+            while start < end:
+                start, n = _next(start, end, most)
+                _pixels(v, o, starts[r], starts[r + 1], block, x_first, b_r, low, high, y_r, y_row, start, n)
+                start += n * LANES
