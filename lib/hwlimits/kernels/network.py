@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from numba import njit, types
 
+from hwlimits.kernels.gemm import _aligned as aligned
 from hwlimits.kernels.simd import halve
 from hwlimits.kernels.sparse import LANES, VECTORS, compress, dot_rows, pixel_rows
 
 _LAY, _ROWS, _CLEAR, _POOL, _MEAN, _DOT = range(6)
 _FIELDS = 14
-IN_CACHE = 1 << 15  # floats
+IN_L2 = 32 << 10  # floats that a convolution reads and finds there again
 BEHIND = 2 * LANES  # elements behind an image that a step may touch
 NO_PADS = (0, 0), (0, 0)
 
@@ -127,8 +128,10 @@ class _Plan:
     def image(self, channels: int, height: int, width: int, pitch: int, pads=NO_PADS) -> _Place:
         """Room for an image, with room around it that stays zero."""
         (top, bottom), (left, right) = pads
-        plane = -(-(left + (top + height + bottom) * pitch + right) // LANES) * LANES
-        at = self.memory(channels * plane) + top * pitch + left
+        before = top * pitch + left
+        plane = before + max((height + bottom) * pitch + right, (height - 1) * pitch + width + LANES)
+        plane = -(-plane // LANES) * LANES
+        at = self.memory(channels * plane) + before
         return _Place(channels, height, width, at, plane, pitch, pads)
 
 
@@ -148,7 +151,7 @@ class Network:
         self.layers, self.shape = tuple(layers), tuple(shape)
         sizes = self._plan(0)[0].parts
         plan, self._out = self._plan(sizes[0])
-        self._memory = np.empty(sum(sizes), np.float32)  # every step writes all that the next one reads
+        self._memory = aligned(sum(sizes))  # every step writes all that the next one reads
         self._input = self._memory[: int(np.prod(shape))].reshape(shape)
         parts = (plan.values, plan.offsets, plan.starts, plan.biases)
         dtypes = (np.float32, np.int32, np.int64, np.float32)
@@ -250,7 +253,7 @@ def _add_convolution(plan: _Plan, layers: Sequence[Layer], x: _Place, column: in
     out = _room(plan, layers[1:], outputs, height, width, x.pitch)
     pixels = (height - 1) * x.pitch + width
     plan.step(_ROWS, *begins, outputs // layer.block, layer.block, first, out.at, out.plane, pixels,
-              _run_of_pixels(layer), low=layer.low, high=layer.high)  # fmt: skip
+              _run_of_pixels(layer, pixels), low=layer.low, high=layer.high)  # fmt: skip
     _clear_pads(plan, out)
     return out
 
@@ -263,12 +266,12 @@ def _clear_pads(plan: _Plan, out: _Place) -> None:
         plan.step(_CLEAR, out.channels, out.height, out.width, start, out.plane, out.pitch, top * out.pitch + left)
 
 
-def _run_of_pixels(layer: Convolution) -> int:
-    """Pixels that all outputs do before any goes on: what they read fits the second-level cache. 0: all of them."""
+def _run_of_pixels(layer: Convolution, pixels: int) -> int:
+    """Pixels that all outputs do before any goes on: what they read then fits the second-level cache."""
     if layer.depthwise:  # each output reads a channel of its own
-        return 0
+        return pixels
     vectors = VECTORS[layer.block] * LANES
-    return max(1, IN_CACHE // (layer.weights.shape[2] * vectors)) * vectors
+    return max(1, IN_L2 // (layer.weights.shape[2] * vectors)) * vectors
 
 
 def _lay(plan: _Plan, x: _Place, column: int, pitch: int, pads, stride: int) -> _Place:

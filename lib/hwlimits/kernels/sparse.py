@@ -186,7 +186,7 @@ def _tile_4(n, first, last, v, c, x, bias, low, high, y, y_row):
 
 @njit(nogil=True, cache=True)
 def _pixels(values, offsets, first, last, block, x, bias, low, high, y, y_row, start, n):
-    """n registers of pixels from `start` on of a row of blocks; x, bias and y are addresses of their first pixels."""
+    """n registers of pixels from `start` on, for a row of blocks; x and y are the addresses of its first pixels."""
     x, y = x + 4 * start, y + 4 * start
     if block == 1:
         _tile_1(n, first, last, values, offsets, x, bias, low, high, y, y_row)
@@ -197,47 +197,20 @@ def _pixels(values, offsets, first, last, block, x, bias, low, high, y, y_row, s
 
 
 @njit(nogil=True, cache=True)
-def _next(start, pixels, most):
-    """Where the next run of registers begins, and how many: the last one reaches back over pixels done already."""
-    n = min(most, (pixels - start + LANES - 1) // LANES)
-    if start + n * LANES > pixels:
-        if pixels >= n * LANES:
-            start = pixels - n * LANES
-        else:
-            n -= 1
-    return start, n
-
-
-@njit(nogil=True, cache=True)
-def _few_pixels(values, offsets, starts, bias, block, x, x_at, low, high, y, y_at, y_row, pixels):
-    """The same, a number at a time, for fewer pixels than a register holds."""
-    for r in range(bias.size):
-        for j in range(pixels):
-            total = bias[r]
-            for i in range(starts[r // block], starts[r // block + 1]):
-                total += values[i * block + r % block] * x[x_at + offsets[i] + j]
-            y[y_at + r * y_row + j] = low if total < low else high if total > high else total
-
-
-@njit(nogil=True, cache=True)
 def pixel_rows(values, offsets, starts, bias, block, x, x_at, low, high, y, y_at, y_row, pixels, run):
     """y[y_at + r * y_row + j] = clip(bias[r] + sum of values[i] x[x_at + offsets[i] + j], low, high) for j < pixels.
 
-    All rows do the same `run` of pixels (0: all of them) before any of them goes on, so that this part of x is read
-    from farther away once.
+    All rows do the same `run` of pixels before any of them goes on, so that this part of x is read from farther
+    away once. It works in whole registers: up to one behind the last pixel is read, and written with what
+    nobody should read.
     """
-    if pixels < LANES:
-        return _few_pixels(values, offsets, starts, bias, block, x, x_at, low, high, y, y_at, y_row, pixels)
     v, o, b = values.ctypes.data, offsets.ctypes.data, bias.ctypes.data
     x_first, y_first = x.ctypes.data + 4 * x_at, y.ctypes.data + 4 * y_at
     most = 8 if block == 1 else 6 if block == 2 else 3
-    if run == 0:
-        run = pixels
     for begin in range(0, pixels, run):
         end = min(begin + run, pixels)
         for r in range(starts.size - 1):
-            y_r, b_r, start = y_first + 4 * r * block * y_row, b + 4 * r * block, begin
-            while start < end:
-                start, n = _next(start, end, most)
+            y_r, b_r = y_first + 4 * r * block * y_row, b + 4 * r * block
+            for start in range(begin, end, most * LANES):
+                n = min(most, (end - start + LANES - 1) // LANES)
                 _pixels(v, o, starts[r], starts[r + 1], block, x_first, b_r, low, high, y_r, y_row, start, n)
-                start += n * LANES
