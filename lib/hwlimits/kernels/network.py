@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numba import njit, types
 
-from hwlimits.kernels.gemm import _aligned as aligned
+from hwlimits.kernels.gemm import aligned
 from hwlimits.kernels.simd import halve
 from hwlimits.kernels.sparse import LANES, VECTORS, compress, dot_rows, pixel_rows
 

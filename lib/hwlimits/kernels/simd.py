@@ -10,6 +10,8 @@ registers enough.
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable
+from typing import NamedTuple
 
 import llvmlite.binding as llvm
 from llvmlite import ir
@@ -193,7 +195,10 @@ def halve(largest: bool):
 
     def pixels(builder, row, first):
         both = [load(builder, builder.gep(row, [first]), vector, half) for half in (0, vector.count)]
-        masks = [ir.Constant(ir.VectorType(INT32, vector.count), [2 * i + odd for i in range(vector.count)]) for odd in (0, 1)]
+        masks = [
+            ir.Constant(ir.VectorType(INT32, vector.count), [2 * i + odd for i in range(vector.count)])
+            for odd in (0, 1)
+        ]
         return [builder.shuffle_vector(*both, mask) for mask in masks]
 
     @intrinsic
@@ -256,6 +261,117 @@ def sparse_dot(rows: int, chains: int):
             while len(totals) > 1:  # in pairs
                 totals = [builder.fadd(a, b) for a, b in zip(totals[::2], totals[1::2], strict=True)]
             store(builder, totals[0], pointer(builder, y, real))
+            return context.get_dummy_value()
+
+        return signature, emit
+
+    return kernel
+
+
+class Int8Dot(NamedTuple):
+    """How this processor multiplies int8: `group` factors of a lane at a time, summed into its int32.
+
+    unsigned  the left factors are uint8, so 128 has to be added to them, and what that adds taken off again
+    add       (builder, sums, left, right) to sums + left . right, all of them vectors of int32
+    """
+
+    name: str
+    group: int
+    unsigned: bool
+    add: Callable
+
+
+def _vpmaddwd(builder, sums, left, right):
+    bits = 32 * sums.type.count
+    int16 = ir.VectorType(ir.IntType(16), 2 * sums.type.count)
+    name = {512: "llvm.x86.avx512.pmaddw.d.512", 256: "llvm.x86.avx2.pmadd.wd", 128: "llvm.x86.sse2.pmadd.wd"}[bits]
+    kernel = builder.module.declare_intrinsic(name, fnty=ir.FunctionType(sums.type, [int16, int16]))
+    return builder.add(sums, builder.call(kernel, [builder.bitcast(left, int16), builder.bitcast(right, int16)]))
+
+
+def _vpdpbusd(builder, sums, left, right):
+    name = f"llvm.x86.avx512.vpdpbusd.{32 * sums.type.count}"
+    kernel = builder.module.declare_intrinsic(name, fnty=ir.FunctionType(sums.type, [sums.type] * 3))
+    return builder.call(kernel, [sums, left, right])
+
+
+def _sdot(builder, sums, left, right):
+    int8 = ir.VectorType(ir.IntType(8), 16)
+    kernel = builder.module.declare_intrinsic(
+        "llvm.aarch64.neon.sdot.v4i32.v16i8", fnty=ir.FunctionType(sums.type, [sums.type, int8, int8])
+    )
+    return builder.call(kernel, [sums, builder.bitcast(left, int8), builder.bitcast(right, int8)])
+
+
+def _plain(group: int, unsigned: bool):
+    """The same by instructions that every processor has: each part of a lane is shifted to its place, and multiplied."""
+
+    def add(builder, sums, left, right):
+        bits = 32 // group
+        down = ir.Constant(sums.type, [32 - bits] * sums.type.count)
+        for part in range(group):
+            up = ir.Constant(sums.type, [32 - bits * (part + 1)] * sums.type.count)
+            a = (builder.lshr if unsigned else builder.ashr)(builder.shl(left, up), down)
+            b = builder.ashr(builder.shl(right, up), down)
+            sums = builder.add(sums, builder.mul(a, b))
+        return sums
+
+    return add
+
+
+INT8_DOTS = {
+    "vpdpbusd": Int8Dot("vpdpbusd", 4, True, _vpdpbusd),
+    "sdot": Int8Dot("sdot", 4, False, _sdot),
+    "vpmaddwd": Int8Dot("vpmaddwd", 2, False, _vpmaddwd),
+    "plain pairs": Int8Dot("plain pairs", 2, False, _plain(2, False)),
+    "plain quads": Int8Dot("plain quads", 4, True, _plain(4, True)),  # vpdpbusd's arithmetic, for its tests
+}
+
+
+def _int8_dot() -> Int8Dot:
+    features = cpu_features()
+    if ("avx512vnni" if REGISTER_BYTES == 64 else "avxvnni") in features:
+        return INT8_DOTS["vpdpbusd"]
+    if ARM:
+        return INT8_DOTS["sdot" if "dotprod" in features else "plain pairs"]
+    return INT8_DOTS["vpmaddwd" if platform.machine().lower() in ("x86_64", "amd64") else "plain pairs"]
+
+
+INT8_DOT = _int8_dot()
+
+
+def int8_tile(dot: Int8Dot, rows: int, vectors: int):
+    """The integer product of a block of `rows` rows and `vectors` registers of columns, as an intrinsic:
+
+    int8_tile(depth, a, a_row, b, c, c_row)
+
+    C[i, j] = sum over p < depth of A[i, p] . B[p, j] in int32, where A[i, p] and B[p, j] are groups of
+    `dot.group` factors in 32 bits; a, b and c are addresses, A[i, p] lies a_row * i + p groups behind a,
+    B[p, j] columns * p + j behind b, and C[i, j] c_row * i + j behind c.
+    """
+    vector = ir.VectorType(INT32, REGISTER_BYTES // 4)
+    lanes = [v * vector.count for v in range(vectors)]
+
+    @intrinsic
+    def kernel(typing, depth, a, a_row, b, c, c_row):
+        signature = types.void(*[types.intp] * 6)
+
+        def emit(context, builder, signature, arguments):
+            depth, a, a_row, b, c, c_row = arguments
+            a_rows = [_element(builder, a, builder.mul(a_row, INDEX(i)), INT32) for i in range(rows)]
+            b = pointer(builder, b, INT32)
+            sums = [[cgutils.alloca_once_value(builder, ir.Constant(vector, None)) for _ in lanes] for _ in range(rows)]
+            with cgutils.for_range(builder, depth) as loop:
+                b_row = builder.gep(b, [builder.mul(loop.index, INDEX(vectors * vector.count))])
+                b_p = [load(builder, b_row, vector, lane) for lane in lanes]
+                for a_i, sums_i in zip(a_rows, sums, strict=True):
+                    a_ip = splat(builder, builder.load(builder.gep(a_i, [loop.index])), vector)
+                    for b_pj, sum_ij in zip(b_p, sums_i, strict=True):
+                        builder.store(dot.add(builder, builder.load(sum_ij), a_ip, b_pj), sum_ij)
+            for i, sums_i in enumerate(sums):
+                c_i = _element(builder, c, builder.mul(c_row, INDEX(i)), INT32)
+                for lane, sum_ij in zip(lanes, sums_i, strict=True):
+                    store(builder, builder.load(sum_ij), c_i, lane)
             return context.get_dummy_value()
 
         return signature, emit

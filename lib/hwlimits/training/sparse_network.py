@@ -36,7 +36,9 @@ def sparse_network(file: LiteRTFile, blocks: Mapping[int, int] | None = None) ->
     found, heavy = [call for call in found if not call.folded], 0
     for number, call in enumerate(found):
         if number and call.inputs[0] != found[number - 1].outputs[0]:
-            raise LiteRTError(f"sparse_network: {_name(call)} does not take what the operator before it gives: no chain")
+            raise LiteRTError(
+                f"sparse_network: {_name(call)} does not take what the operator before it gives: no chain"
+            )
         if call.kind == "SOFTMAX" and number == len(found) - 1:
             break
         if call.kind == "PAD":
