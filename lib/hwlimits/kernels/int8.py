@@ -121,7 +121,7 @@ def _products(a, rows, panels, out):
 @njit(types.void(_type(types.int8, 2), _type(types.int32, 3), _type(types.int32, 1), _type(types.int32, 2, False)),
       nogil=True, cache=True)  # fmt: skip
 def _matmul(a, panels, sums, out):
-    (m, k), n = a.shape, out.shape[1]
+    m, n = out.shape
     wide = np.zeros((MANY, panels.shape[1] * GROUP), _WIDE)
     part = np.empty((MANY, panels.shape[0] * COLUMNS), np.int32)
     for first in range(0, m, MANY):

@@ -13,14 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numba import njit, types
 
 from hwlimits.kernels.gemm import aligned
-from hwlimits.kernels.simd import halve
-from hwlimits.kernels.sparse import LANES, VECTORS, compress, dot_rows, pixel_rows
+from hwlimits.kernels.sparse import LANES, VECTORS, compress
+from hwlimits.kernels.steps import CLEAR, DOT, FIELDS, LAY, MEAN, POOL, ROWS, run
 
-_LAY, _ROWS, _CLEAR, _POOL, _MEAN, _DOT = range(6)
-_FIELDS = 14
 IN_L2 = 32 << 10  # floats that a convolution reads and finds there again
 BEHIND = 2 * LANES  # elements behind an image that a step may touch
 NO_PADS = (0, 0), (0, 0)
@@ -75,7 +72,7 @@ Layer = Convolution | MaxPool | GlobalMean | Dense
 
 @dataclass(frozen=True)
 class _Place:
-    """Where an image lies: element (c, y, x) at `at` + c * plane + y * pitch + x, and zeros around it as `pads` says."""
+    """Where an image lies: element (c, y, x) at `at` + c * plane + y * pitch + x; around it are zeros, as `pads` says."""
 
     channels: int
     height: int
@@ -105,7 +102,7 @@ class _Plan:
     biases: list = field(default_factory=list)
 
     def step(self, *numbers: int, low: float = -np.inf, high: float = np.inf) -> None:
-        self.steps.append([*numbers, *[0] * (_FIELDS - len(numbers))])
+        self.steps.append([*numbers, *[0] * (FIELDS - len(numbers))])
         self.bounds.append([low, high])
 
     def memory(self, elements: int) -> int:
@@ -156,7 +153,7 @@ class Network:
         parts = (plan.values, plan.offsets, plan.starts, plan.biases)
         dtypes = (np.float32, np.int32, np.int64, np.float32)
         self._parts = [np.concatenate([np.empty(0, d), *p]).astype(d) for p, d in zip(parts, dtypes, strict=True)]
-        self._steps = np.array(plan.steps, np.int64).reshape(-1, _FIELDS)
+        self._steps = np.array(plan.steps, np.int64).reshape(-1, FIELDS)
         self._bounds = np.array(plan.bounds, np.float32).reshape(-1, 2)
 
     def _plan(self, second: int) -> tuple[_Plan, _Place]:
@@ -181,7 +178,7 @@ class Network:
         if np.shape(image) != self.shape:
             raise ValueError(f"Network: an image of shape {np.shape(image)}; this network takes {self.shape}")
         self._input[:] = image
-        _run(self._steps, self._bounds, *self._parts, self._memory)
+        run(self._steps, self._bounds, *self._parts, self._memory)
         out = self._out
         if out.plane == 1:
             return self._memory[out.at : out.at + out.channels].copy()
@@ -201,13 +198,13 @@ def _add(plan: _Plan, layers: Sequence[Layer], x: _Place, column: int) -> _Place
         x = _lay(plan, x, column, x.width, NO_PADS, 1)
     if isinstance(layer, GlobalMean):
         out = _Place(x.channels, 1, 1, plan.memory(x.channels), 1, 1)
-        plan.step(_MEAN, x.channels, x.height, x.width, x.at, x.plane, x.pitch, out.at)
+        plan.step(MEAN, x.channels, x.height, x.width, x.at, x.plane, x.pitch, out.at)
         return out
     height, width = x.height // layer.size, x.width // layer.size
     if not height or not width:
         raise ValueError(f"takes {layer.size} x {layer.size} pixels, and there are {x.height} x {x.width}")
     out = _room(plan, rest, x.channels, height, width, None)
-    plan.step(_POOL, x.channels, height, width, x.at, x.plane, x.pitch, out.at, out.plane, out.pitch, layer.size)
+    plan.step(POOL, x.channels, height, width, x.at, x.plane, x.pitch, out.at, out.plane, out.pitch, layer.size)
     _clear_pads(plan, out)
     return out
 
@@ -219,7 +216,7 @@ def _add_dense(plan: _Plan, layer: Dense, x: _Place, column: int) -> _Place:
     places = (c * x.plane + y * x.pitch + row * column).ravel()
     begins = plan.rows(layer.weights.T, layer.bias, places, layer.block)
     out = _Place(layer.weights.shape[1], 1, 1, plan.memory(layer.weights.shape[1]), 1, 1)
-    plan.step(_DOT, *begins, layer.weights.shape[1] // layer.block, layer.block, x.at, out.at,
+    plan.step(DOT, *begins, layer.weights.shape[1] // layer.block, layer.block, x.at, out.at,
               low=layer.low, high=layer.high)  # fmt: skip
     return out
 
@@ -252,7 +249,7 @@ def _add_convolution(plan: _Plan, layers: Sequence[Layer], x: _Place, column: in
     begins = plan.rows(matrix, layer.bias, places, layer.block)
     out = _room(plan, layers[1:], outputs, height, width, x.pitch)
     pixels = (height - 1) * x.pitch + width
-    plan.step(_ROWS, *begins, outputs // layer.block, layer.block, first, out.at, out.plane, pixels,
+    plan.step(ROWS, *begins, outputs // layer.block, layer.block, first, out.at, out.plane, pixels,
               _run_of_pixels(layer, pixels), low=layer.low, high=layer.high)  # fmt: skip
     _clear_pads(plan, out)
     return out
@@ -263,7 +260,7 @@ def _clear_pads(plan: _Plan, out: _Place) -> None:
     if out.pads != NO_PADS:
         (top, _), (left, _) = out.pads
         start = out.at - top * out.pitch - left
-        plan.step(_CLEAR, out.channels, out.height, out.width, start, out.plane, out.pitch, top * out.pitch + left)
+        plan.step(CLEAR, out.channels, out.height, out.width, start, out.plane, out.pitch, top * out.pitch + left)
 
 
 def _run_of_pixels(layer: Convolution, pixels: int) -> int:
@@ -283,7 +280,7 @@ def _lay(plan: _Plan, x: _Place, column: int, pitch: int, pads, stride: int) -> 
     else:
         out = plan.image(x.channels * stride**2, -(-(top + x.height + bottom) // stride), pitch, pitch)
         start = out.at
-    plan.step(_LAY, x.channels, x.height, x.width, x.at, x.plane, x.pitch, column, start, out.plane, out.pitch,
+    plan.step(LAY, x.channels, x.height, x.width, x.at, x.plane, x.pitch, column, start, out.plane, out.pitch,
               stride, top, left)  # fmt: skip
     return out
 
@@ -333,111 +330,3 @@ def _output(layer: Convolution, height: int, width: int) -> tuple[int, int]:
     pads = _pads(layer, height, width)
     windows = layer.weights.shape
     return tuple((n + sum(p) - k) // layer.stride + 1 for n, p, k in zip((height, width), pads, windows, strict=False))
-
-
-_every_second, _largest_of_four = halve(False), halve(True)
-
-
-@njit(nogil=True, cache=True)
-def _lay_image(memory, step):
-    """Each element of each phase: from the image, or zero where the padding is."""
-    channels, height, width, x_at, x_plane, x_pitch, x_column, y_at, y_plane, y_pitch, stride, top, left = step[1:14]
-    rows = (y_plane + y_pitch - 1) // y_pitch
-    for c in range(channels):
-        for phase in range(stride * stride):
-            down, right = phase // stride - top, phase % stride - left  # the image's pixel at the phase's first
-            first = -(right // stride) if right < 0 else 0
-            last = max(first, (width - 1 - right) // stride + 1)
-            y = y_at + (c * stride * stride + phase) * y_plane
-            for row in range(rows):
-                to, end = y + row * y_pitch, y + min((row + 1) * y_pitch, y_plane)
-                at = x_at + c * x_plane + (row * stride + down) * x_pitch
-                inside = 0 <= row * stride + down < height
-                begin = to + first if inside else end
-                for i in range(to, min(begin, end)):
-                    memory[i] = 0
-                if inside:
-                    count = min(last - first, end - begin)
-                    at += (first * stride + right) * x_column
-                    step = stride * x_column
-                    if step == 2:
-                        address = memory.ctypes.data + 4 * at
-                        _every_second(count, address, address, memory.ctypes.data + 4 * begin)
-                    else:
-                        for i in range(count):
-                            memory[begin + i] = memory[at + i * step]
-                    for i in range(begin + count, end):
-                        memory[i] = 0
-
-
-@njit(nogil=True, cache=True)
-def _max_pool(memory, step):
-    channels, height, width, x_at, x_plane, x_pitch, y_at, y_plane, y_pitch, size = step[1:11]
-    for c in range(channels):
-        for row in range(height):
-            to, at = y_at + c * y_plane + row * y_pitch, x_at + c * x_plane + row * size * x_pitch
-            if size == 2:
-                first = memory.ctypes.data
-                _largest_of_four(width, first + 4 * at, first + 4 * (at + x_pitch), first + 4 * to)
-            else:
-                for i in range(width):
-                    best = memory[at + size * i]
-                    for j in range(size * size):
-                        best = max(best, memory[at + j // size * x_pitch + size * i + j % size])
-                    memory[to + i] = best
-
-
-@njit(nogil=True, cache=True)
-def _mean(memory, step):
-    channels, height, width, x_at, x_plane, x_pitch, y_at = step[1:8]
-    for c in range(channels):
-        total = 0.0
-        for row in range(height):
-            for column in range(width):
-                total += memory[x_at + c * x_plane + row * x_pitch + column]
-        memory[y_at + c] = total / (height * width)
-
-
-@njit(nogil=True, cache=True)
-def _clear(memory, step):
-    channels, height, width, at, plane, pitch, before = step[1:8]
-    for c in range(channels):
-        start, end = at + c * plane, at + (c + 1) * plane
-        for i in range(start, start + before):
-            memory[i] = 0
-        for row in range(height):
-            gap = start + before + row * pitch + width
-            for i in range(gap, end if row == height - 1 else gap + pitch - width):
-                memory[i] = 0
-
-
-def _array(kind, dimensions=1, readonly=True):
-    return types.Array(kind, dimensions, "C", readonly=readonly)
-
-
-_PARTS = (_array(types.float32), _array(types.int32), _array(types.int64), _array(types.float32))
-
-
-@njit(
-    types.void(_array(types.int64, 2), _array(types.float32, 2), *_PARTS, _array(types.float32, 1, False)),
-    nogil=True, cache=True,
-)  # fmt: skip
-def _run(steps, bounds, values, offsets, starts, biases, memory):
-    """Every step of a plan, one after the other."""
-    for number in range(steps.shape[0]):
-        step, low, high = steps[number], bounds[number, 0], bounds[number, 1]
-        if step[0] == _ROWS or step[0] == _DOT:
-            v, o, s, b, rows, block, x_at, y_at, y_row, pixels, run = step[1:12]
-            parts = values[v:], offsets[o:], starts[s : s + rows + 1], biases[b : b + rows * block]
-            if step[0] == _ROWS:
-                pixel_rows(*parts, block, memory, x_at, low, high, memory, y_at, y_row, pixels, run)
-            else:
-                dot_rows(*parts, block, memory, x_at, low, high, memory, y_at)
-        elif step[0] == _LAY:
-            _lay_image(memory, step)
-        elif step[0] == _POOL:
-            _max_pool(memory, step)
-        elif step[0] == _MEAN:
-            _mean(memory, step)
-        else:
-            _clear(memory, step)

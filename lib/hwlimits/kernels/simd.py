@@ -304,7 +304,7 @@ def _sdot(builder, sums, left, right):
 
 
 def _plain(group: int, unsigned: bool):
-    """The same by instructions that every processor has: each part of a lane is shifted to its place, and multiplied."""
+    """The same by instructions that every processor has: each part of a lane is shifted to its place and multiplied."""
 
     def add(builder, sums, left, right):
         bits = 32 // group

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from hwlimits.kernels.sparse import BLOCKS
 from hwlimits.kernels.network import Convolution, Dense, GlobalMean, Layer, MaxPool, Network
+from hwlimits.kernels.sparse import BLOCKS
 from hwlimits.training.litert import LiteRTFile
 from hwlimits.training.litert_parser import LiteRTError
 from hwlimits.training.litert_shapes import Call, calls
