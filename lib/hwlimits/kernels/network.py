@@ -72,7 +72,7 @@ Layer = Convolution | MaxPool | GlobalMean | Dense
 
 @dataclass(frozen=True)
 class _Place:
-    """Where an image lies: element (c, y, x) at `at` + c * plane + y * pitch + x; around it are zeros, as `pads` says."""
+    """Where an image lies: element (c, y, x) at `at` + c * plane + y * pitch + x; around it zeros, as `pads` says."""
 
     channels: int
     height: int

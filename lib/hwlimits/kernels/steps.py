@@ -1,4 +1,4 @@
-"""The steps of a network's plan, each a few numbers that say where it reads and where it writes: `network` plans them."""
+"""The steps of a network's plan: each a few numbers that say where it reads and where it writes."""
 
 from __future__ import annotations
 
