@@ -138,62 +138,67 @@ _4x1, _4x2, _4x3 = (sparse_tile(4, vectors) for vectors in range(1, 4))
 
 
 @njit(nogil=True, cache=True)
-def _tile_1(n, first, last, v, c, x, bias, low, high, y, y_row):
-    """One row and n registers of pixels: n is known where the registers are chosen, so each n has code of its own."""
+def _rows_1(n, first, last, starts, v, o, x, b, low, high, y, y_row):
+    """Rows `first` to `last` at n registers of pixels: each n has registers, and so a loop, of its own."""
     if n == 8:
-        _1x8(first, last, v, c, x, bias, low, high, y, y_row)
+        for r in range(first, last):
+            _1x8(starts[r], starts[r + 1], v, o, x, b + 4 * r, low, high, y + 4 * r * y_row, y_row)
     elif n == 7:
-        _1x7(first, last, v, c, x, bias, low, high, y, y_row)
+        for r in range(first, last):
+            _1x7(starts[r], starts[r + 1], v, o, x, b + 4 * r, low, high, y + 4 * r * y_row, y_row)
     elif n == 6:
-        _1x6(first, last, v, c, x, bias, low, high, y, y_row)
+        for r in range(first, last):
+            _1x6(starts[r], starts[r + 1], v, o, x, b + 4 * r, low, high, y + 4 * r * y_row, y_row)
     elif n == 5:
-        _1x5(first, last, v, c, x, bias, low, high, y, y_row)
+        for r in range(first, last):
+            _1x5(starts[r], starts[r + 1], v, o, x, b + 4 * r, low, high, y + 4 * r * y_row, y_row)
     elif n == 4:
-        _1x4(first, last, v, c, x, bias, low, high, y, y_row)
+        for r in range(first, last):
+            _1x4(starts[r], starts[r + 1], v, o, x, b + 4 * r, low, high, y + 4 * r * y_row, y_row)
     elif n == 3:
-        _1x3(first, last, v, c, x, bias, low, high, y, y_row)
+        for r in range(first, last):
+            _1x3(starts[r], starts[r + 1], v, o, x, b + 4 * r, low, high, y + 4 * r * y_row, y_row)
     elif n == 2:
-        _1x2(first, last, v, c, x, bias, low, high, y, y_row)
+        for r in range(first, last):
+            _1x2(starts[r], starts[r + 1], v, o, x, b + 4 * r, low, high, y + 4 * r * y_row, y_row)
     else:
-        _1x1(first, last, v, c, x, bias, low, high, y, y_row)
+        for r in range(first, last):
+            _1x1(starts[r], starts[r + 1], v, o, x, b + 4 * r, low, high, y + 4 * r * y_row, y_row)
 
 
 @njit(nogil=True, cache=True)
-def _tile_2(n, first, last, v, c, x, bias, low, high, y, y_row):
+def _rows_2(n, first, last, starts, v, o, x, b, low, high, y, y_row):
     if n == 6:
-        _2x6(first, last, v, c, x, bias, low, high, y, y_row)
+        for r in range(first, last):
+            _2x6(starts[r], starts[r + 1], v, o, x, b + 4 * 2 * r, low, high, y + 4 * 2 * r * y_row, y_row)
     elif n == 5:
-        _2x5(first, last, v, c, x, bias, low, high, y, y_row)
+        for r in range(first, last):
+            _2x5(starts[r], starts[r + 1], v, o, x, b + 4 * 2 * r, low, high, y + 4 * 2 * r * y_row, y_row)
     elif n == 4:
-        _2x4(first, last, v, c, x, bias, low, high, y, y_row)
+        for r in range(first, last):
+            _2x4(starts[r], starts[r + 1], v, o, x, b + 4 * 2 * r, low, high, y + 4 * 2 * r * y_row, y_row)
     elif n == 3:
-        _2x3(first, last, v, c, x, bias, low, high, y, y_row)
+        for r in range(first, last):
+            _2x3(starts[r], starts[r + 1], v, o, x, b + 4 * 2 * r, low, high, y + 4 * 2 * r * y_row, y_row)
     elif n == 2:
-        _2x2(first, last, v, c, x, bias, low, high, y, y_row)
+        for r in range(first, last):
+            _2x2(starts[r], starts[r + 1], v, o, x, b + 4 * 2 * r, low, high, y + 4 * 2 * r * y_row, y_row)
     else:
-        _2x1(first, last, v, c, x, bias, low, high, y, y_row)
+        for r in range(first, last):
+            _2x1(starts[r], starts[r + 1], v, o, x, b + 4 * 2 * r, low, high, y + 4 * 2 * r * y_row, y_row)
 
 
 @njit(nogil=True, cache=True)
-def _tile_4(n, first, last, v, c, x, bias, low, high, y, y_row):
+def _rows_4(n, first, last, starts, v, o, x, b, low, high, y, y_row):
     if n == 3:
-        _4x3(first, last, v, c, x, bias, low, high, y, y_row)
+        for r in range(first, last):
+            _4x3(starts[r], starts[r + 1], v, o, x, b + 4 * 4 * r, low, high, y + 4 * 4 * r * y_row, y_row)
     elif n == 2:
-        _4x2(first, last, v, c, x, bias, low, high, y, y_row)
+        for r in range(first, last):
+            _4x2(starts[r], starts[r + 1], v, o, x, b + 4 * 4 * r, low, high, y + 4 * 4 * r * y_row, y_row)
     else:
-        _4x1(first, last, v, c, x, bias, low, high, y, y_row)
-
-
-@njit(nogil=True, cache=True)
-def _pixels(values, offsets, first, last, block, x, bias, low, high, y, y_row, start, n):
-    """n registers of pixels from `start` on, for a row of blocks; x and y are the addresses of its first pixels."""
-    x, y = x + 4 * start, y + 4 * start
-    if block == 1:
-        _tile_1(n, first, last, values, offsets, x, bias, low, high, y, y_row)
-    elif block == 2:
-        _tile_2(n, first, last, values, offsets, x, bias, low, high, y, y_row)
-    else:
-        _tile_4(n, first, last, values, offsets, x, bias, low, high, y, y_row)
+        for r in range(first, last):
+            _4x1(starts[r], starts[r + 1], v, o, x, b + 4 * 4 * r, low, high, y + 4 * 4 * r * y_row, y_row)
 
 
 @njit(nogil=True, cache=True)
@@ -206,11 +211,18 @@ def pixel_rows(values, offsets, starts, bias, block, x, x_at, low, high, y, y_at
     """
     v, o, b = values.ctypes.data, offsets.ctypes.data, bias.ctypes.data
     x_first, y_first = x.ctypes.data + 4 * x_at, y.ctypes.data + 4 * y_at
-    most = 8 if block == 1 else 6 if block == 2 else 3
+    rows = starts.size - 1
+    most = LANES * (8 if block == 1 else 6 if block == 2 else 3)
+    together = rows if run <= most else 1  # rows that do one run of registers before the next
     for begin in range(0, pixels, run):
         end = min(begin + run, pixels)
-        for r in range(starts.size - 1):
-            y_r, b_r = y_first + 4 * r * block * y_row, b + 4 * r * block
-            for start in range(begin, end, most * LANES):
-                n = min(most, (end - start + LANES - 1) // LANES)
-                _pixels(v, o, starts[r], starts[r + 1], block, x_first, b_r, low, high, y_r, y_row, start, n)
+        for first in range(0, rows, together):
+            for start in range(begin, end, most):
+                n = (min(most, end - start) + LANES - 1) // LANES
+                x_start, y_start = x_first + 4 * start, y_first + 4 * start
+                if block == 1:
+                    _rows_1(n, first, first + together, starts, v, o, x_start, b, low, high, y_start, y_row)
+                elif block == 2:
+                    _rows_2(n, first, first + together, starts, v, o, x_start, b, low, high, y_start, y_row)
+                else:
+                    _rows_4(n, first, first + together, starts, v, o, x_start, b, low, high, y_start, y_row)
