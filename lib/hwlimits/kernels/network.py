@@ -16,10 +16,10 @@ import numpy as np
 
 from hwlimits.kernels.gemm import aligned
 from hwlimits.kernels.sparse import LANES, VECTORS, compress
-from hwlimits.kernels.steps import CLEAR, DOT, FIELDS, LAY, MEAN, POOL, ROWS, run
+from hwlimits.kernels.steps import CLEAR, DOT, FIELDS, LAY, MEAN, POOL, ROWS, STRIDED, run
 
 IN_L2 = 32 << 10  # floats that a convolution reads and finds there again
-BEHIND = 2 * LANES  # elements behind an image that a step may touch
+BEHIND = 4 * LANES  # elements behind an image that a step may touch
 NO_PADS = (0, 0), (0, 0)
 
 
@@ -245,12 +245,14 @@ def _add_convolution(plan: _Plan, layers: Sequence[Layer], x: _Place, column: in
         return _add_dense(plan, Dense(layer.weights[0, 0], layer.bias, layer.low, layer.high, layer.block), x, column)
     if layer.block not in VECTORS:
         raise ValueError(f"has block = {layer.block}; a convolution's is one of {', '.join(map(str, VECTORS))}")
-    if column != 1 or stride != 1 or x.pads != pads:
-        x = _lay(plan, x, column, _pitch(layers, x.height, x.width), pads, stride)
-    first = x.at - (pads[0][0] * x.pitch + pads[1][0] if stride == 1 else 0)
+    in_place = column == 1 and x.pads == pads and _in_place(layer)
+    phases = 1 if in_place else stride
+    if not in_place:
+        x = _lay(plan, x, column, _pitch(layers, x.height, x.width, phases), pads, stride)
+    first = x.at - (pads[0][0] * x.pitch + pads[1][0] if phases == 1 else 0)
     ky, kx, c = np.ogrid[:kernel_height, :kernel_width, :inputs]
-    planes = c * stride**2 + ky % stride * stride + kx % stride
-    places = (planes * x.plane + ky // stride * x.pitch + kx // stride).reshape(-1, inputs)
+    planes = c * phases**2 + ky % phases * phases + kx % phases
+    places = (planes * x.plane + ky // phases * x.pitch + kx // phases).reshape(-1, inputs)
     if layer.depthwise:  # row c has the window of channel c, and nothing of the others
         matrix, places, outputs = layer.weights.reshape(-1, inputs).T, places.T, inputs
     else:
@@ -258,12 +260,22 @@ def _add_convolution(plan: _Plan, layers: Sequence[Layer], x: _Place, column: in
     if outputs % layer.block:
         raise ValueError(f"has {outputs} outputs, and block = {layer.block} does not divide them")
     begins = plan.rows(matrix, layer.bias, places, layer.block)
-    out = _room(plan, layers[1:], outputs, height, width, x.pitch)
-    pixels = (height - 1) * x.pitch + width
-    plan.step(ROWS, *begins, outputs // layer.block, layer.block, first, out.at, out.plane, pixels,
-              _run_of_pixels(layer, pixels), low=layer.low, high=layer.high)  # fmt: skip
+    bounds = {"low": layer.low, "high": layer.high}
+    if phases == stride:
+        out = _room(plan, layers[1:], outputs, height, width, x.pitch)
+        pixels = (height - 1) * x.pitch + width
+        plan.step(ROWS, *begins, outputs // layer.block, layer.block, first, out.at, out.plane, pixels,
+                  _run_of_pixels(layer, pixels), **bounds)  # fmt: skip
+    else:
+        out = _room(plan, layers[1:], outputs, height, width, None)
+        plan.step(STRIDED, *begins, outputs, 1, first, out.at, out.plane, x.pitch, out.pitch, height, width, **bounds)
     _clear_pads(plan, out)
     return out
+
+
+def _in_place(layer: Convolution) -> bool:
+    """Whether a layer can read an image where it lies. Others with a stride have it laid out by its phases."""
+    return layer.stride == 1 or (layer.stride == 2 and layer.depthwise and layer.block == 1)
 
 
 def _clear_pads(plan: _Plan, out: _Place) -> None:
@@ -299,22 +311,25 @@ def _lay(plan: _Plan, x: _Place, column: int, pitch: int, pads, stride: int) -> 
 def _room(plan: _Plan, rest: Sequence[Layer], channels: int, height: int, width: int, pitch: int | None) -> _Place:
     """Room for an output, with the padding of a convolution that reads it where it lies; `pitch`, if it is given."""
     pads = NO_PADS
-    if rest and isinstance(rest[0], Convolution) and rest[0].stride == 1:
+    if rest and isinstance(rest[0], Convolution) and _in_place(rest[0]):
         pads = _pads(rest[0], height, width)
-        pitch = pitch or _pitch(rest, height, width)
+        pitch = pitch or _pitch(rest, height, width, 1)
     return plan.image(channels, height, width, pitch or width, pads)
 
 
-def _pitch(layers: Sequence[Layer], height: int, width: int) -> int:
-    """Elements from a row to the next that convolutions need, the first of any stride, as far as they pass it on."""
+def _pitch(layers: Sequence[Layer], height: int, width: int, phases: int) -> int:
+    """Elements from a row to the next that convolutions need, as far as they pass them on; the first has `phases`."""
     pitch = 0
     for number, layer in enumerate(layers):
-        if not isinstance(layer, Convolution) or (number and layer.stride != 1):
+        if not isinstance(layer, Convolution) or (number and not _in_place(layer)):
             break
         left, right = _pads(layer, height, width)[1]
-        stride = layer.stride
-        pitch = max(pitch, width + max(left, right) if stride == 1 else -(-(left + width + right) // stride))
+        needed = width + max(left, right) if phases == 1 else -(-(left + width + right) // phases)
+        pitch = max(pitch, needed)
+        if phases == 1 and layer.stride > 1:  # its output has rows of its own
+            break
         height, width = _output(layer, height, width)
+        phases = 1
     return pitch
 
 

@@ -135,7 +135,7 @@ def tile(rows: int, vectors: int):
     return micro_kernel
 
 
-def sparse_tile(rows: int, vectors: int):
+def sparse_tile(rows: int, vectors: int, step: int = 1):
     """`rows` rows of a sparse matrix times `vectors` registers of columns of a dense one, as an intrinsic:
 
     sparse_tile(first, last, values, offsets, x, bias, low, high, y, y_row)
@@ -144,6 +144,7 @@ def sparse_tile(rows: int, vectors: int):
     in float32; values, offsets (int32), x, bias and y are addresses, and y[r, j] lies y_row * r + j elements
     behind y. All the rows have their nonzeros in the same places: each register of x that is loaded serves
     `rows` FMAs. It takes rows * vectors registers for the sums, one for x and one for a value.
+    With step = 2, every second pixel of x is taken: x[offsets[i] + 2 j].
     """
     real = ir.FloatType()
     vector = ir.VectorType(real, REGISTER_BYTES // 4)
@@ -166,7 +167,7 @@ def sparse_tile(rows: int, vectors: int):
                 w = [splat(builder, builder.load(builder.gep(values_i, [INDEX(r)])), vector) for r in range(rows)]
                 x_i = builder.gep(x, [builder.sext(builder.load(builder.gep(offsets, [i])), INDEX)])
                 for v, lane in enumerate(lanes):
-                    x_ij = load(builder, x_i, vector, lane)
+                    x_ij = _evens(builder, x_i, vector, 2 * lane) if step == 2 else load(builder, x_i, vector, lane)
                     for w_r, sums_r in zip(w, sums, strict=True):
                         builder.store(fma(builder, w_r, x_ij, builder.load(sums_r[v])), sums_r[v])
             low, high = splat(builder, low, vector), splat(builder, high, vector)
@@ -181,6 +182,12 @@ def sparse_tile(rows: int, vectors: int):
     return kernel
 
 
+def _evens(builder, pointer, vector, offset):
+    """Every second element from `offset` behind a pointer on."""
+    both = [load(builder, pointer, vector, offset + half) for half in (0, vector.count)]
+    return builder.shuffle_vector(*both, ir.Constant(ir.VectorType(INT32, vector.count), [*range(0, 2 * vector.count, 2)]))
+
+
 def halve(largest: bool):
     """Every second pixel of a row, or the largest of 2 x 2 pixels of two rows, as an intrinsic:
 
@@ -193,14 +200,6 @@ def halve(largest: bool):
     real = ir.FloatType()
     vector = ir.VectorType(real, REGISTER_BYTES // 4)
 
-    def pixels(builder, row, first):
-        both = [load(builder, builder.gep(row, [first]), vector, half) for half in (0, vector.count)]
-        masks = [
-            ir.Constant(ir.VectorType(INT32, vector.count), [2 * i + odd for i in range(vector.count)])
-            for odd in (0, 1)
-        ]
-        return [builder.shuffle_vector(*both, mask) for mask in masks]
-
     @intrinsic
     def kernel(typing, count, above, below, y):
         signature = types.void(*[types.intp] * 4)
@@ -210,8 +209,10 @@ def halve(largest: bool):
             above, below, y = (pointer(builder, address, real) for address in (above, below, y))
             with cgutils.for_range_slice(builder, INDEX(0), count, INDEX(vector.count)) as (i, _):
                 first = builder.mul(i, INDEX(2))
-                best, *others = pixels(builder, above, first)
-                for other in [*others, *pixels(builder, below, first)] if largest else []:
+                above_i, below_i = builder.gep(above, [first]), builder.gep(below, [first])
+                best = _evens(builder, above_i, vector, 0)
+                others = [(above_i, 1), (below_i, 0), (below_i, 1)] if largest else []
+                for other in [_evens(builder, row, vector, odd) for row, odd in others]:
                     best = builder.select(builder.fcmp_ordered(">", other, best), other, best)
                 store(builder, best, builder.gep(y, [i]))
             return context.get_dummy_value()

@@ -5,10 +5,10 @@ from __future__ import annotations
 from numba import njit, types
 
 from hwlimits.kernels.simd import halve
-from hwlimits.kernels.sparse import dot_rows, pixel_rows
+from hwlimits.kernels.sparse import dot_rows, pixel_rows, strided_rows
 
-LAY, ROWS, CLEAR, POOL, MEAN, DOT = range(6)
-FIELDS = 14  # numbers of a step: what it does, and up to 13 of what follows
+LAY, ROWS, STRIDED, CLEAR, POOL, MEAN, DOT = range(7)
+FIELDS = 15  # numbers of a step: what it does, and up to 14 of what follows
 
 _every_second, _largest_of_four = halve(False), halve(True)
 
@@ -101,11 +101,14 @@ def run(steps, bounds, values, offsets, starts, biases, memory):
     """Every step of a plan, one after the other."""
     for number in range(steps.shape[0]):
         step, low, high = steps[number], bounds[number, 0], bounds[number, 1]
-        if step[0] == ROWS or step[0] == DOT:
-            v, o, s, b, rows, block, x_at, y_at, y_row, pixels, at_once = step[1:12]
+        if step[0] in (ROWS, STRIDED, DOT):
+            v, o, s, b, rows, block, x_at, y_at, y_row = step[1:10]
             parts = values[v:], offsets[o:], starts[s : s + rows + 1], biases[b : b + rows * block]
             if step[0] == ROWS:
-                pixel_rows(*parts, block, memory, x_at, low, high, memory, y_at, y_row, pixels, at_once)
+                pixel_rows(*parts, block, memory, x_at, low, high, memory, y_at, y_row, step[10], step[11])
+            elif step[0] == STRIDED:
+                x_pitch, y_pitch, height, width = step[10:14]
+                strided_rows(*parts, memory, x_at, x_pitch, low, high, memory, y_at, y_row, y_pitch, height, width)
             else:
                 dot_rows(*parts, block, memory, x_at, low, high, memory, y_at)
         elif step[0] == LAY:
