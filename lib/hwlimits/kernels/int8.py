@@ -21,7 +21,7 @@ from hwlimits.kernels.simd import INT8_DOT, int8_tile
 GROUP = INT8_DOT.group
 SHIFT = 128 if INT8_DOT.unsigned else 0  # what is added to the left factors, to make them unsigned
 MAX_DEPTH = 1 << 16  # factors of one sum: 2**16 * 255 * 128 is less than 2**31
-MANY = 64  # rows packed at a time: they stay in a cache while all columns go over them
+MANY = 12 * ROWS  # rows widened at a time: they stay in a cache while all columns go over them
 _WIDE = np.uint8 if INT8_DOT.unsigned else np.int16 if GROUP == 2 else np.int8  # of a left factor in its lane
 
 _tile = int8_tile(INT8_DOT, ROWS, VECTORS)
@@ -32,7 +32,7 @@ _row_tile = int8_tile(INT8_DOT, 1, VECTORS)
 class Packed:
     """The right matrix (depth, columns) of a product, in the order in which the tile reads it.
 
-    panels  (panels, groups, COLUMNS, GROUP): `GROUP` rows of `COLUMNS` columns side by side, zeros behind the end
+    panels  int32 (panels, groups, COLUMNS): in each lane GROUP rows of a column, zeros behind the end
     shape   (depth, columns)
     sums    int32 (columns,): the sum of each column, by which a left matrix with an offset is corrected
     """
@@ -55,7 +55,8 @@ def pack(b: np.ndarray) -> Packed:
     padded = np.zeros((groups * GROUP, panels * COLUMNS), np.int8 if GROUP == 4 else np.int16)
     padded[:k, :n] = b
     order = padded.reshape(groups, GROUP, panels, COLUMNS).transpose(2, 0, 3, 1)
-    return Packed(np.ascontiguousarray(order), (k, n), b.sum(axis=0, dtype=np.int32))
+    lanes = np.ascontiguousarray(order).view(np.int32)[..., 0]
+    return Packed(lanes, (k, n), b.sum(axis=0, dtype=np.int32))
 
 
 def matmul(a: np.ndarray, b: np.ndarray | Packed) -> np.ndarray:
@@ -73,7 +74,7 @@ def matmul(a: np.ndarray, b: np.ndarray | Packed) -> np.ndarray:
             f"matmul: a is {a.shape} and b is {b.shape}; the columns of a must be as many as the rows of b"
         )
     out = np.empty((a.shape[0], b.shape[1]), np.int32)
-    _matmul(a, b.panels.view(np.int32).reshape(b.panels.shape[:3]), b.sums, out)
+    _matmul(a, b.panels, b.sums, out)
     return out
 
 
@@ -102,20 +103,17 @@ def _widen(x, shift, out):
 
 @njit(nogil=True, cache=True)
 def _products(a, rows, panels, out):
-    """out[i, j] = a[i] . b[j] for `rows` rows of widened factors (ROWS, depth) and all panels of b."""
+    """out[i, j] = a[i] . b[j] for `rows` of the MANY rows of widened factors, and all panels of b."""
     groups, width = panels.shape[1], out.shape[1]
     a_at, a_row = a.ctypes.data, a.shape[1] // GROUP
     for panel in range(panels.shape[0]):
         b_at = panels.ctypes.data + 4 * panel * groups * COLUMNS
-        i = 0
-        while i + ROWS <= rows:
+        for i in range(0, rows, ROWS):
             c_at = out.ctypes.data + 4 * (i * width + panel * COLUMNS)
-            _tile(groups, a_at + 4 * i * a_row, a_row, b_at, c_at, width)
-            i += ROWS
-        while i < rows:
-            c_at = out.ctypes.data + 4 * (i * width + panel * COLUMNS)
-            _row_tile(groups, a_at + 4 * i * a_row, a_row, b_at, c_at, width)
-            i += 1
+            if rows - i > 1:  # rows behind the last one are computed, and nobody looks at them
+                _tile(groups, a_at + 4 * i * a_row, a_row, b_at, c_at, width)
+            else:
+                _row_tile(groups, a_at + 4 * i * a_row, a_row, b_at, c_at, width)
 
 
 @njit(types.void(_type(types.int8, 2), _type(types.int32, 3), _type(types.int32, 1), _type(types.int32, 2, False)),
@@ -131,7 +129,7 @@ def _matmul(a, panels, sums, out):
         _products(wide, rows, panels, part)
         for i in range(rows):
             for j in range(n):
-                out[first + i, j] = part[i, j] - SHIFT * sums[j]
+                out[first + i, j] = np.int32(part[i, j] - np.int32(SHIFT * sums[j]))
 
 
 @dataclass(frozen=True)
@@ -166,9 +164,8 @@ class Int8Convolution:
         if min(sizes) < 1:
             raise ValueError(f"Int8Convolution: a window of {self.window} is larger than x, {x.shape[:2]}")
         y = np.empty((*sizes, self.packed.shape[1]), np.int8)
-        panels = self.packed.panels.view(np.int32).reshape(self.packed.panels.shape[:3])
         numbers = np.array([*self.window, *before, self.stride, self.x_zero, self.y_zero, self.low, self.high])
-        _convolution(np.require(x, requirements="C"), panels, self.bias, self.factors, numbers, y)
+        _convolution(np.require(x, requirements="C"), self.packed.panels, self.bias, self.factors, numbers, y)
         return y
 
 
@@ -226,19 +223,23 @@ def _patch(x, top, left, window, x_zero, out):
             _widen(flat[begin : begin + size], SHIFT, part)
         else:
             for kx in range(columns):
-                inside = 0 <= y < height and 0 <= left + kx < width
-                for c in range(inputs):
-                    part[kx * inputs + c] = (x[y, left + kx, c] if inside else x_zero) + SHIFT
+                pixel = part[kx * inputs : (kx + 1) * inputs]
+                if 0 <= y < height and 0 <= left + kx < width:
+                    begin = (y * width + left + kx) * inputs
+                    _widen(flat[begin : begin + inputs], SHIFT, pixel)
+                else:
+                    pixel[:] = x_zero + SHIFT
 
 
 @njit(nogil=True, cache=True)
 def _requantize(sums, bias, factors, y_zero, low, high, out):
     """Between its bounds as float32, where rounding is one addition: 1.5 * 2**23 leaves no bit behind the point."""
     magic, least, most = np.float32(12582912.0), np.float32(low - y_zero), np.float32(high - y_zero)
-    for j in range(out.size):
-        value = np.float32(sums[j] + bias[j]) * factors[j]
+    zero = np.int32(y_zero)
+    for j in range(out.size):  # in int32 all the way, or LLVM makes no vectors of it
+        value = np.float32(np.int32(sums[j] + bias[j])) * factors[j]
         value = least if value < least else most if value > most else value
-        out[j] = np.int32((value + magic) - magic) + y_zero
+        out[j] = np.int32(np.int32((value + magic) - magic) + zero)
 
 
 @njit(types.void(_type(types.int8, 3), _type(types.int32, 3), _type(types.int32, 1), _type(types.float32, 1),

@@ -185,7 +185,9 @@ def sparse_tile(rows: int, vectors: int, step: int = 1):
 def _evens(builder, pointer, vector, offset):
     """Every second element from `offset` behind a pointer on."""
     both = [load(builder, pointer, vector, offset + half) for half in (0, vector.count)]
-    return builder.shuffle_vector(*both, ir.Constant(ir.VectorType(INT32, vector.count), [*range(0, 2 * vector.count, 2)]))
+    return builder.shuffle_vector(
+        *both, ir.Constant(ir.VectorType(INT32, vector.count), [*range(0, 2 * vector.count, 2)])
+    )
 
 
 def halve(largest: bool):

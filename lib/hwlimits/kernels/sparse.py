@@ -79,36 +79,43 @@ def compress(matrix: np.ndarray, block: int = 1) -> SparseRows:
     return SparseRows(np.ascontiguousarray(blocks[kept]).ravel(), columns, starts, matrix.shape, block)
 
 
-_dot_1, _dot_2, _dot_4, _dot_8, _dot_16 = (sparse_dot(rows, 4) for rows in BLOCKS)
+_dot_1, _dot_2, _dot_4, _dot_8, _dot_16 = (sparse_dot(rows, 8 if rows == 1 else 4) for rows in BLOCKS)
+
+
+@njit(nogil=True, cache=True)
+def _dots(v, o, starts, block, x, y):
+    """y[r] = sum of values[i] x[offsets[i]] over the nonzeros of row r; v, o, x and y are addresses."""
+    rows = starts.size - 1
+    if block == 1:
+        for b in range(rows):
+            _dot_1(starts[b], starts[b + 1], v, o, x, y + 4 * b)
+    elif block == 2:
+        for b in range(rows):
+            _dot_2(starts[b], starts[b + 1], v, o, x, y + 8 * b)
+    elif block == 4:
+        for b in range(rows):
+            _dot_4(starts[b], starts[b + 1], v, o, x, y + 16 * b)
+    elif block == 8:
+        for b in range(rows):
+            _dot_8(starts[b], starts[b + 1], v, o, x, y + 32 * b)
+    else:
+        for b in range(rows):
+            _dot_16(starts[b], starts[b + 1], v, o, x, y + 64 * b)
 
 
 @njit(nogil=True, cache=True)
 def dot_rows(values, offsets, starts, bias, block, x, x_at, low, high, y, y_at):
     """y[y_at + r] = clip(bias[r] + sum of values[i] x[x_at + offsets[i]] over the nonzeros of row r, low, high)."""
-    v, o, x_first, y_first = values.ctypes.data, offsets.ctypes.data, x.ctypes.data + 4 * x_at, y.ctypes.data + 4 * y_at
-    for b in range(starts.size - 1):
-        first, last, at = starts[b], starts[b + 1], y_first + 4 * b * block
-        if block == 1:
-            _dot_1(first, last, v, o, x_first, at)
-        elif block == 2:
-            _dot_2(first, last, v, o, x_first, at)
-        elif block == 4:
-            _dot_4(first, last, v, o, x_first, at)
-        elif block == 8:
-            _dot_8(first, last, v, o, x_first, at)
-        else:
-            _dot_16(first, last, v, o, x_first, at)
+    x_first, y_first = x.ctypes.data + 4 * x_at, y.ctypes.data + 4 * y_at
+    _dots(values.ctypes.data, offsets.ctypes.data, starts, block, x_first, y_first)
     for r in range(bias.size):
         total = y[y_at + r] + bias[r]
         y[y_at + r] = low if total < low else high if total > high else total
 
 
-@njit(types.void(_READ, _PLACES, _STARTS, _READ, types.intp, _READ, _FLOATS), nogil=True, cache=True)
-def _matvec(values, columns, starts, zeros, block, x, y):
-    dot_rows(values, columns, starts, zeros, block, x, 0, np.float32(-np.inf), np.float32(np.inf), y, 0)
-
-
-_NO_BIAS = np.empty(0, np.float32)
+@njit(types.void(_READ, _PLACES, _STARTS, types.intp, _READ, _FLOATS), nogil=True, cache=True)
+def _matvec(values, columns, starts, block, x, y):
+    _dots(values.ctypes.data, columns.ctypes.data, starts, block, x.ctypes.data, y.ctypes.data)
 
 
 def matvec(a: SparseRows, x: np.ndarray) -> np.ndarray:
@@ -125,8 +132,10 @@ def matvec(a: SparseRows, x: np.ndarray) -> np.ndarray:
         raise TypeError(f"matvec: x is {kind}; it takes float32 arrays: x.astype(np.float32)")
     if x.shape != (a.shape[1],):
         raise ValueError(f"matvec: the matrix is {a.shape} and x is {x.shape}; x must be ({a.shape[1]},)")
+    if not (x.flags.c_contiguous and x.flags.aligned):
+        x = np.require(x, requirements=["C", "A"])
     y = np.empty(a.shape[0], np.float32)
-    _matvec(a.values, a.columns, a.starts, _NO_BIAS, a.block, np.require(x, requirements=["C", "A"]), y)
+    _matvec(a.values, a.columns, a.starts, a.block, x, y)
     return y
 
 
