@@ -230,11 +230,12 @@ def _clip(builder, value, low, high):
     return builder.select(builder.fcmp_ordered(">", value, high), high, value)
 
 
-def sparse_dot(rows: int, chains: int):
+def sparse_dot(rows: int, chains: int, bits: int = 32):
     """`rows` rows of a sparse matrix times a vector, as an intrinsic: sparse_dot(first, last, values, offsets, x, y)
 
     y[r] = sum over first <= i < last of values[rows * i + r] x[offsets[i]] in float32; all but the bounds are
-    addresses. The sum is cut into `chains` sums, so that an FMA need not wait for the one before.
+    addresses, offsets that of unsigned integers of so many bits. The sum is cut into `chains` sums, so that
+    an FMA need not wait for the one before.
     """
     real = ir.FloatType()
     vector = ir.VectorType(real, rows)
@@ -245,7 +246,7 @@ def sparse_dot(rows: int, chains: int):
 
         def emit(context, builder, signature, arguments):
             first, last, values, offsets, x, y = arguments
-            x, offsets = pointer(builder, x, real), pointer(builder, offsets, INT32)
+            x, offsets = pointer(builder, x, real), pointer(builder, offsets, ir.IntType(bits))
             sums = [cgutils.alloca_once_value(builder, ir.Constant(vector, [0.0] * rows)) for _ in range(chains)]
 
             def add(i, total):

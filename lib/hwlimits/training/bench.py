@@ -65,10 +65,10 @@ def matvec_rows(sizes=MATVECS, **options) -> Iterator[dict]:
             work = 2 * np.count_nonzero(dense) / 1e9
             kernel = f"{'CSR' if block == 1 else '16 x 1 blocks'} matvec, {100 * sparsity:.0f} % zeros, {m} rows"
             for peer, call in (
-                (f"scipy.sparse {scipys.format.upper()}", lambda a=scipys: a @ x),
-                (f"OpenBLAS {openblas()['version']}, dense", lambda a=dense: a @ x),
+                (f"scipy.sparse {scipys.format.upper()}", lambda a=scipys, x=x: a @ x),
+                (f"OpenBLAS {openblas()['version']}, dense", lambda a=dense, x=x: a @ x),
             ):
-                found = compare(call, lambda a=ours: matvec(a, x), **options)
+                found = compare(call, lambda a=ours, x=x: matvec(a, x), **options)
                 yield row(kernel, k, "columns", work, "GFLOP/s of nonzeros", peer, found)
 
 
