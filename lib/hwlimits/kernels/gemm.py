@@ -98,7 +98,7 @@ _narrow_tile = tile(ROWS, 1)
 
 
 @njit(nogil=True, cache=True)
-def _aligned(size):
+def aligned(size):
     """`size` float32, from the start of a cache line on."""
     line = 64
     buffer = np.empty(size + line // 4, np.float32)
@@ -182,7 +182,7 @@ def micro_kernel(a, b, c):
         return blocked(a, b, c)
     pack = b.size > SMALL and m >= MANY
     b_size = min(DEPTH, k) * (min(WIDTH, n) // LANES + 1 if pack else 1) * LANES
-    scratch = _aligned(ROWS * COLUMNS + b_size + ROWS * min(DEPTH, k))
+    scratch = aligned(ROWS * COLUMNS + b_size + ROWS * min(DEPTH, k))
     edge = scratch[: ROWS * COLUMNS]
     b_packed, a_packed = scratch[edge.size : edge.size + b_size], scratch[edge.size + b_size :]
     if k == 0:

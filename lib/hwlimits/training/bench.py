@@ -1,0 +1,163 @@
+"""The course's kernels beside their peers, in turns, one thread: `make bench` writes data/results/kernels.csv.
+
+Here are the kernels of compression, beside LiteRT, scipy.sparse and OpenBLAS; those of chapters 01 and 02 are in
+hwlimits.kernels.bench. A sparse layer is measured as a network runs it: its input set, its memory there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from scipy import sparse as scipy_sparse
+
+from hwlimits.kernels import int8
+from hwlimits.kernels.bench import openblas, row
+from hwlimits.kernels.network import Convolution, Network
+from hwlimits.kernels.sparse import compress, matvec
+from hwlimits.machine.timing import compare
+from hwlimits.training.litert import LiteRTFile
+from hwlimits.training.litert_build import Spec, single
+from hwlimits.training.sparse_network import sparse_network
+
+# (height and width, inputs, outputs) of the 13 pointwise layers of MobileNetV1
+POINTWISE = (
+    (112, 32, 64), (56, 64, 128), (56, 128, 128), (28, 128, 256), (28, 256, 256), (14, 256, 512),
+    *[(14, 512, 512)] * 5, (7, 512, 1024), (7, 1024, 1024),
+)  # fmt: skip
+SPARSITIES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+MATVECS = (
+    (64, 1600, 0.95),
+    (256, 256, 0.9),
+    (1024, 1024, 0.9),
+    (4096, 1024, 0.9),
+    (4096, 4096, 0.9),
+    (4096, 4096, 0.95),
+)
+INT8_SIZES = (64, 128, 256, 512, 1024)
+# name, height and width, inputs, outputs, window
+INT8_CONVOLUTIONS = (
+    ("article's conv2", 13, 32, 64, 3), ("ResNet-50, 3 x 3", 28, 128, 128, 3),
+    ("MobileNetV1, pointwise", 14, 512, 512, 1), ("MobileNetV1, pointwise", 56, 128, 128, 1),
+)  # fmt: skip
+IN_A_ROW = 5  # runs of a layer before the next one's turn
+
+
+def pruned(shape: Sequence[int], sparsity: float, random: np.random.Generator, block: int = 1) -> np.ndarray:
+    """Random float32 weights (outputs, inputs) with that share of zeros, in blocks of `block` outputs."""
+    rows, columns = shape
+    places = random.permutation(rows // block * columns) >= round(sparsity * (rows // block * columns))
+    kept = np.repeat(places.reshape(rows // block, columns), block, axis=0)
+    return np.where(kept, random.standard_normal(shape), 0).astype(np.float32)
+
+
+def matvec_rows(sizes=MATVECS, **options) -> Iterator[dict]:
+    """Sparse matrix times vector: CSR beside scipy.sparse, blocks beside its block format and the dense product."""
+    random = np.random.default_rng(0)
+    for m, k, sparsity in sizes:
+        x = random.standard_normal(k).astype(np.float32)
+        for block in (1, 16):
+            dense = pruned((m, k), sparsity, random, block)
+            ours, scipys = compress(dense, block), scipy_sparse.csr_matrix(dense)
+            if block > 1:
+                scipys = scipy_sparse.bsr_matrix(dense, blocksize=(block, 1))
+            work = 2 * np.count_nonzero(dense) / 1e9
+            kernel = f"{'CSR' if block == 1 else '16 x 1 blocks'} matvec, {100 * sparsity:.0f} % zeros, {m} rows"
+            for peer, call in (
+                (f"scipy.sparse {scipys.format.upper()}", lambda a=scipys, x=x: a @ x),
+                (f"OpenBLAS {openblas()['version']}, dense", lambda a=dense, x=x: a @ x),
+            ):
+                found = compare(call, lambda a=ours, x=x: matvec(a, x), **options)
+                yield row(kernel, k, "columns", work, "GFLOP/s of nonzeros", peer, found)
+
+
+def pointwise_rows(sparsities=SPARSITIES, layers=POINTWISE, **options) -> Iterator[dict]:
+    """The 13 pointwise layers of MobileNetV1, ours sparse, LiteRT's dense: each as often in a row as the other."""
+    random = np.random.default_rng(0)
+    interpreters = [single(Spec("CONV_2D", "float32", (1, n, n, k), m)).interpreter() for n, k, m in layers]
+    work = sum(2 * n * n * k * m for n, k, m in layers) / 1e9
+
+    def run(calls):
+        for call in calls:
+            for _ in range(IN_A_ROW):
+                call()
+
+    for sparsity in sparsities:
+        networks = [pointwise_layer(n, pruned((m, k), sparsity, random)) for n, k, m in layers]
+        ours, theirs = [n.invoke for n in networks], [i.invoke for i in interpreters]
+        found = compare(lambda a=theirs: run(a), lambda b=ours: run(b), **options)
+        kernel = f"sparse convolution, MobileNetV1's pointwise layers, {100 * sparsity:.0f} % zeros"
+        yield row(kernel, len(layers), "layers", IN_A_ROW * work, "GFLOP/s with zeros", "LiteRT float32, dense", found)
+
+
+def pointwise_layer(size: int, weights: np.ndarray) -> Network:
+    """One layer with weights (outputs, inputs) on random planes (inputs, size, size)."""
+    outputs, inputs = weights.shape
+    layer = Convolution(weights.T.reshape(1, 1, inputs, outputs), np.zeros(outputs), low=0.0)
+    network = Network([layer], (inputs, size, size), channels_first=True)
+    network(np.random.default_rng(0).standard_normal(network.shape).astype(np.float32))
+    return network
+
+
+def scipy_rows(**options) -> Iterator[dict]:
+    """One pointwise layer as scipy.sparse would do it: a CSR matrix times a matrix of pixels."""
+    random = np.random.default_rng(0)
+    for sparsity in (0.9, 0.95):
+        weights = pruned((512, 512), sparsity, random)
+        network, theirs = pointwise_layer(14, weights), scipy_sparse.csr_matrix(weights)
+        pixels = random.standard_normal((512, 14 * 14)).astype(np.float32)
+        found = compare(lambda a=theirs, x=pixels: a @ x, network.invoke, **options)
+        work = 2 * np.count_nonzero(weights) * pixels.shape[1] / 1e9
+        kernel = f"sparse convolution, 512 x 512, {100 * sparsity:.0f} % zeros"
+        yield row(kernel, pixels.shape[1], "pixels", work, "GFLOP/s of nonzeros", "scipy.sparse CSR", found)
+
+
+def network_rows(file: LiteRTFile, sparsities=(0.8, 0.9, 0.95), **options) -> Iterator[dict]:
+    """A whole MobileNetV1, its 13 pointwise layers pruned: stem, depthwise layers and head are ours, too."""
+    dense = sparse_network(file)
+    image = np.random.default_rng(0).standard_normal(dense.shape).astype(np.float32)
+    interpreter = file.interpreter()
+    details = interpreter.get_input_details()[0]
+    interpreter.set_tensor(details["index"], image[None])
+    random = np.random.default_rng(0)
+    for sparsity in sparsities:
+        network = Network([_prune(layer, sparsity, random) for layer in dense.layers], dense.shape)
+        network(image)
+        found = compare(interpreter.invoke, network.invoke, **options)
+        kernel = f"sparse MobileNetV1, {100 * sparsity:.0f} % zeros in its pointwise layers"
+        yield row(kernel, 1, "images", 1.0, "images/s", "LiteRT float32, dense", found)
+
+
+def _prune(layer, sparsity: float, random: np.random.Generator):
+    """Random zeros in a pointwise layer; any other is left as it is."""
+    pointwise = isinstance(layer, Convolution) and layer.weights.shape[:2] == (1, 1) and not layer.depthwise
+    if not pointwise or layer.block > 1:  # the head has blocks: it is a dense layer
+        return layer
+    kept = pruned(layer.weights.shape[3:1:-1], sparsity, random).T.reshape(layer.weights.shape) != 0
+    return dataclasses.replace(layer, weights=layer.weights * kept)
+
+
+def int8_rows(sizes=INT8_SIZES, convolutions=INT8_CONVOLUTIONS, **options) -> Iterator[dict]:
+    """The int8 product beside LiteRT's dense layer and float32's sgemm; the convolution beside LiteRT's two."""
+    random = np.random.default_rng(0)
+    for n in sizes:
+        a, b = random.integers(-128, 128, (2, n, n)).astype(np.int8)
+        packed, floats = int8.pack(b), (a.astype(np.float32), b.astype(np.float32))
+        litert = single(Spec("FULLY_CONNECTED", "int8", (n, n), n)).interpreter(None)
+        for peer, call in (
+            (f"OpenBLAS {openblas()['version']} sgemm, float32", lambda x=floats: x[0] @ x[1]),
+            ("LiteRT int8 FULLY_CONNECTED", litert.invoke),
+        ):
+            found = compare(call, lambda a=a, b=packed: int8.matmul(a, b), **options)
+            yield row("int8 matmul", n, "n", 2 * n**3 / 1e9, "GOP/s", peer, found)
+    for name, n, inputs, outputs, window in convolutions:
+        weights = random.integers(-127, 128, (outputs, window, window, inputs)).astype(np.int8)
+        layer = int8.convolution(weights, np.zeros(outputs, np.int32), x_scale=0.05, x_zero=-10, w_scale=0.01,
+                                 y_scale=0.05, y_zero=-10, padding="same")  # fmt: skip
+        x = random.integers(-128, 128, (n, n, inputs)).astype(np.int8)
+        for form in ("int8", "float32"):
+            litert = single(Spec("CONV_2D", form, (1, n, n, inputs), outputs, window)).interpreter()
+            found = compare(litert.invoke, lambda f=layer, x=x: f(x), **options)
+            work = 2 * n * n * window * window * inputs * outputs / 1e9
+            yield row(f"int8 convolution, {name}", n, "pixels a side", work, "GOP/s", f"LiteRT {form} CONV_2D", found)
