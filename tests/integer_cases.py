@@ -213,6 +213,8 @@ def one(seed, kind="RELU", options=None, version=2, out=None, **more):
     if out is None:
         out = (scale * np.float32(np.exp(d.random.uniform(-1, 2))), None)
     y, _, _ = d.codes((1, 256), *out)
+    if kind == "RSQRT":
+        d.build.tensors[x].quantization.zeroPoint = np.array([-128])
     if kind == "LEAKY_RELU":
         more["alpha"] = d.one(0.2, 0.01, 0.5, 1.5, float(d.random.uniform(0, 1)))
     return write(kind, d.build, [x], [x], [y], version, options, **more)
@@ -292,6 +294,9 @@ CASES = {
     "TANH": lambda seed: one(seed, "TANH", out=LUT["TANH"]),
     "ELU": lambda seed: one(seed, "ELU", version=2),
     "EXP": lambda seed: one(seed, "EXP", version=2),
+    "ABS": lambda seed: one(seed, "ABS", version=2),
+    "RSQRT": lambda seed: one(seed, "RSQRT", version=2, out=(np.float32(0.003 * 1.5 ** (seed % 20)), None)),
+    "LOG": lambda seed: one(seed, "LOG", version=2, out=(np.float32(0.003 * 1.5 ** (seed % 8)), None)),
     "GELU": lambda seed: one(seed, "GELU", "Gelu", version=2, approximate=bool(seed % 2)),
     "SOFTMAX": softmax,
     "MEAN": reduce,

@@ -20,6 +20,7 @@ from hwlimits.fixed_point import (
     divide_by_power,
     exp_of_negative,
     high_multiply,
+    inverse_root,
     quantize_multiplier,
     reciprocal,
     rescale,
@@ -45,11 +46,11 @@ def add(x, y, x_q, y_q, z_q, *, activation="none", sign: int = 1) -> np.ndarray:
     return clamp(raw + z_q.zero_point, z_q, activation)
 
 
-def multiply(x, y, x_q, y_q, z_q, *, activation="none") -> np.ndarray:
+def multiply(x, y, x_q, y_q, z_q, *, activation="none", requantize=scale_fixed) -> np.ndarray:
     """MUL: the product of the two, at the output's scale."""
     product = (np.int64(x) - x_q.zero_point) * (np.int64(y) - y_q.zero_point)
     real = x_q.scale * y_q.scale / z_q.scale  # float32, as LiteRT has it
-    return clamp(rescale(product, *quantize_multiplier(real)) + z_q.zero_point, z_q, activation)
+    return clamp(requantize(product, real, 1, 1) + z_q.zero_point, z_q, activation)
 
 
 def squared_difference(x, y, x_q, y_q, z_q) -> np.ndarray:
@@ -74,9 +75,9 @@ def _at_scale(x, q: Quantization, scale: np.float64, bits: int) -> np.ndarray:
 # --- one operand, number by number -------------------------------------------------------------
 
 
-def requantize_codes(x, x_q, y_q) -> np.ndarray:
+def requantize_codes(x, x_q, y_q, *, requantize=scale_fixed) -> np.ndarray:
     """QUANTIZE from codes to codes: the same numbers, as near as may be, at another scale."""
-    raw = rescale(np.int64(x) - x_q.zero_point, *quantize_multiplier(np.float64(x_q.scale) / np.float64(y_q.scale)))
+    raw = requantize(np.int64(x) - x_q.zero_point, x_q.scale, 1, y_q.scale)
     return clamp(raw + y_q.zero_point, y_q)
 
 
@@ -86,12 +87,11 @@ def relu(x, x_q, y_q, *, activation="relu") -> np.ndarray:
     return clamp(raw + y_q.zero_point, y_q, activation)
 
 
-def leaky_relu(x, x_q, y_q, *, alpha: float) -> np.ndarray:
-    """LEAKY_RELU: below 0 times `alpha`, which may be below 0 itself."""
+def leaky_relu(x, x_q, y_q, *, alpha: float, requantize=scale_fixed) -> np.ndarray:
+    """LEAKY_RELU: below 0 times `alpha`, which is at least 0."""
     steps = np.int64(x) - x_q.zero_point
-    scaled = np.float32(x_q.scale * np.float32(alpha) / y_q.scale)
-    below = int(np.sign(scaled)) * rescale(steps, *quantize_multiplier(abs(scaled)))
-    above = rescale(steps, *quantize_multiplier(x_q.scale / y_q.scale))
+    below = requantize(steps, np.float32(x_q.scale * np.float32(alpha) / y_q.scale), 1, 1)
+    above = requantize(steps, np.float32(x_q.scale / y_q.scale), 1, 1)
     return clamp(np.where(steps >= 0, above, below) + y_q.zero_point, y_q)
 
 
@@ -123,6 +123,27 @@ def hard_swish(x, x_q, y_q) -> np.ndarray:
     product = gate * number
     product = np.sign(product) * (np.abs(product) >> 15)  # towards 0, against the bias of the roundings before
     return clamp(divide_by_power(product, -out_shift) + y_q.zero_point, y_q)
+
+
+def absolute(x, x_q, y_q) -> np.ndarray:
+    """ABS."""
+    raw = rescale(np.abs(np.int64(x) - x_q.zero_point), *quantize_multiplier(x_q.scale / y_q.scale))
+    return clamp(raw + y_q.zero_point, y_q)
+
+
+def reciprocal_root(x, x_q, y_q) -> np.ndarray:
+    """RSQRT, 1 / sqrt(x); the code of 0 becomes the highest one.
+
+    Raises IntegerError for codes below the zero point.
+    """
+    steps = np.int64(x) - x_q.zero_point
+    if steps.size and steps.min() < 0:
+        raise IntegerError(f"reciprocal_root: {np.count_nonzero(steps < 0)} of {steps.size} numbers are below 0")
+    real = 1 / (np.float64(np.sqrt(x_q.scale)) * np.float64(y_q.scale))
+    multiplier, shift = quantize_multiplier(real)
+    fraction, down = inverse_root(np.maximum(steps, 1))
+    found = rescale(rescale(np.ones_like(steps), fraction, 20 - down), multiplier, shift - 20) + y_q.zero_point
+    return clamp(np.where(steps == 0, y_q.highest, found), y_q)
 
 
 def lookup(x, function: Callable[[np.ndarray], np.ndarray], x_q, y_q) -> np.ndarray:
@@ -158,27 +179,29 @@ def _saturate_16(x) -> np.ndarray:
 # --- along axes --------------------------------------------------------------------------------
 
 
-def mean(x, axes, x_q, y_q, *, keep: bool = True) -> np.ndarray:
-    """MEAN over `axes`: the division is folded into the multiplier, which loses its last bits for it."""
+def mean(x, axes, x_q, y_q, *, keep: bool = True, requantize=None) -> np.ndarray:
+    """MEAN over `axes`. Unless `requantize` is given, the division is folded into the multiplier, as LiteRT has it."""
     axes = tuple(a % x.ndim for a in axes)
     count = prod(x.shape[a] for a in axes)
+    sums = wrap(np.int64(x).sum(axis=axes, keepdims=keep) - int(x_q.zero_point) * count)
+    if requantize is not None:
+        return clamp(requantize(sums, x_q.scale, np.float32(1) / np.float32(count), y_q.scale) + y_q.zero_point, y_q)
     multiplier, shift = (int(n) for n in quantize_multiplier(np.float64(x_q.scale) / np.float64(y_q.scale)))
-    bits = min(count.bit_length() - 1, 32, 31 + shift)
-    multiplier = (multiplier << bits) // count
-    sums = np.int64(x).sum(axis=axes, keepdims=keep) - int(x_q.zero_point) * count
-    return clamp(rescale(wrap(sums), multiplier, shift - bits) + y_q.zero_point, y_q)
+    bits = min(count.bit_length() - 1, 32, 31 + shift)  # the multiplier loses its last bits for the division
+    return clamp(rescale(sums, (multiplier << bits) // count, shift - bits) + y_q.zero_point, y_q)
 
 
-def total(x, axes, x_q, y_q, *, keep: bool = True, as_unsigned: bool = False) -> np.ndarray:
-    """SUM over `axes`, as LiteRT's default kernels have it.
+def total(x, axes, x_q, y_q, *, keep: bool = True, requantize=None) -> np.ndarray:
+    """SUM over `axes`. Unless `requantize` is given, with a fault that LiteRT's reference kernel has (2.3).
 
-    as_unsigned   as its reference kernel does: it takes the bytes for unsigned ones on both sides, a fault
-                  that shows where a code is below 0 (seen in version 2.3)
+    It takes the bytes for unsigned ones on both sides, which shows where a code is below 0; tflite-micro
+    and LiteRT's default kernels don't.
     """
     axes = tuple(a % x.ndim for a in axes)
-    sums = (np.int64(x.view(np.uint8) if as_unsigned else x) - x_q.zero_point).sum(axis=axes, keepdims=keep)
-    raw = rescale(wrap(sums), *quantize_multiplier(np.float64(x_q.scale) / np.float64(y_q.scale))) + y_q.zero_point
-    return np.clip(raw, 0, 255).astype(np.uint8).view(np.int8) if as_unsigned else clamp(raw, y_q)
+    faulty = requantize is None and x.dtype == np.int8
+    sums = (np.int64(x.view(np.uint8) if faulty else x) - x_q.zero_point).sum(axis=axes, keepdims=keep)
+    raw = (requantize or scale_fixed)(wrap(sums), x_q.scale, 1, y_q.scale) + y_q.zero_point
+    return np.clip(raw, 0, 255).astype(np.uint8).view(np.int8) if faulty else clamp(raw, y_q)
 
 
 def softmax(x, x_q, *, beta: float = 1.0) -> np.ndarray:

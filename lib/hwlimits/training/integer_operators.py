@@ -14,8 +14,19 @@ from ai_edge_litert import schema_py_generated as schema
 from scipy import special
 
 from hwlimits import integer, integer_pointwise, quantization
+from hwlimits.fixed_point import scale_coarse, scale_fixed, scale_float
 from hwlimits.quantization import Quantization
 
+# How kernels other than LiteRT's reference ones get to the output's scale, where they do it otherwise.
+KERNELS = {
+    "reference": {},
+    "micro": {"FULLY_CONNECTED": scale_fixed, "SUM": scale_fixed},
+    "xnnpack": dict.fromkeys(
+        ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED", "BATCH_MATMUL", "MUL", "MEAN", "SUM"),
+        scale_float,
+    )
+    | {"QUANTIZE": scale_coarse, "LEAKY_RELU": scale_coarse},
+}
 _ACTIVATIONS = {0: "none", 1: "relu", 2: "relu_n1_to_1", 3: "relu6"}
 
 
@@ -36,7 +47,7 @@ class Step:
     x: list[np.ndarray | None]
     q: list[Quantization | None]
     out: list[Quantization | None]
-    scaled: dict  # requantize=..., where the kernels are not to use the reference's own
+    scaled: dict  # requantize=..., where KERNELS has another than the reference's own
 
     def option(self, name: str, default=0):
         return default if self.options is None else getattr(self.options, name)
@@ -111,7 +122,7 @@ def _pair(kernel, plain, **options):
     def pair(step: Step):
         if not step.coded:
             return plain(*step.x)
-        return kernel(*step.x, *step.q, step.out[0], activation=step.activation, **options)
+        return kernel(*step.x, *step.q, step.out[0], activation=step.activation, **options, **step.scaled)
 
     return pair
 
@@ -119,7 +130,7 @@ def _pair(kernel, plain, **options):
 def _quantize(step: Step):
     if np.issubdtype(step.x[0].dtype, np.floating):
         return quantization.quantize(step.x[0], step.out[0])
-    return integer_pointwise.requantize_codes(step.x[0], step.q[0], step.out[0])
+    return integer_pointwise.requantize_codes(step.x[0], step.q[0], step.out[0], **step.scaled)
 
 
 def _lookup(function):
@@ -134,18 +145,22 @@ def _gelu(step: Step):
     return integer_pointwise.lookup(step.x[0], function, step.q[0], step.out[0])
 
 
+def _log(step: Step):
+    least = np.float64(step.out[0].scale * np.float32(step.out[0].lowest - step.out[0].zero_point))
+    function = lambda x: np.where(x > 0, np.log(np.maximum(x, 1e-300)), least)  # noqa: E731
+    return integer_pointwise.lookup(step.x[0], function, step.q[0], step.out[0])
+
+
 def _relu(activation):
     return lambda step: integer_pointwise.relu(step.x[0], step.q[0], step.out[0], activation=activation)
 
 
 def _reduce(kernel):
-    return lambda step: kernel(step.x[0], step.integers(1), step.q[0], step.out[0], keep=bool(step.option("keepDims")))
+    def reduce(step: Step):
+        keep = bool(step.option("keepDims"))
+        return kernel(step.x[0], step.integers(1), step.q[0], step.out[0], keep=keep, **step.scaled)
 
-
-def _sum(step: Step):
-    faulty = not step.scaled  # as the reference kernel
-    keep = bool(step.option("keepDims"))
-    return integer_pointwise.total(step.x[0], step.integers(1), step.q[0], step.out[0], keep=keep, as_unsigned=faulty)
+    return reduce
 
 
 def _extreme(function):
@@ -287,7 +302,7 @@ OPERATORS: dict[str, Callable[[Step], np.ndarray | list[np.ndarray]]] = {
     "RELU_N1_TO_1": _relu("relu_n1_to_1"),
     "RELU_0_TO_1": _relu("relu_0_to_1"),
     "LEAKY_RELU": lambda step: integer_pointwise.leaky_relu(
-        step.x[0], step.q[0], step.out[0], alpha=step.option("alpha")
+        step.x[0], step.q[0], step.out[0], alpha=step.option("alpha"), **step.scaled
     ),
     "PRELU": lambda step: integer_pointwise.prelu(*step.x, *step.q, step.out[0]),
     "HARD_SWISH": lambda step: integer_pointwise.hard_swish(step.x[0], step.q[0], step.out[0]),
@@ -296,9 +311,12 @@ OPERATORS: dict[str, Callable[[Step], np.ndarray | list[np.ndarray]]] = {
     "ELU": _lookup(lambda x: np.where(x < 0, np.expm1(x), x)),
     "EXP": _lookup(np.exp),
     "GELU": _gelu,
+    "ABS": lambda step: integer_pointwise.absolute(step.x[0], step.q[0], step.out[0]),
+    "RSQRT": lambda step: integer_pointwise.reciprocal_root(step.x[0], step.q[0], step.out[0]),
+    "LOG": _log,
     "SOFTMAX": _softmax,
     "MEAN": _reduce(integer_pointwise.mean),
-    "SUM": _sum,
+    "SUM": _reduce(integer_pointwise.total),
     "REDUCE_MAX": _extreme(np.max),
     "REDUCE_MIN": _extreme(np.min),
     "ARG_MAX": lambda step: np.argmax(step.x[0], axis=step.integers(1)[0]),

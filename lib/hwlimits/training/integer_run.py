@@ -6,14 +6,14 @@ something else computes the same. `run` does, for every operator that `integer_o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from hwlimits.quantization import Quantization
-from hwlimits.training.integer_operators import OPERATORS, OperatorError, Step
+from hwlimits.training.integer_operators import KERNELS, OPERATORS, OperatorError, Step
 from hwlimits.training.litert import LiteRTFile
 from hwlimits.training.litert_parser import DTYPE_NAMES, OP_NAMES
 from hwlimits.training.stderr import caught_stderr
@@ -34,18 +34,20 @@ class TensorDifference:
     largest: float  # steps, for codes
 
 
-def run(file: LiteRTFile, inputs: Sequence[np.ndarray], *, requantize: Callable | None = None) -> dict[int, np.ndarray]:
+def run(file: LiteRTFile, inputs: Sequence[np.ndarray], *, kernels: str = "reference") -> dict[int, np.ndarray]:
     """Every tensor of the file by its index, from the values of its inputs.
 
     inputs       one array for each input of the file, in its order, of the input's type; the batch may be another
                  than the file says where its operators allow it
-    requantize   how layers with weights and matrix products get to the output's scale: None as LiteRT's reference
-                 kernels, `fixed_point.scale_fixed` as tflite-micro's, `fixed_point.scale_float` as XNNPACK's
+    kernels      whose kernels are computed: 'reference' LiteRT's, bit for bit; 'micro' tflite-micro's, which differ
+                 in dense layers; 'xnnpack' those that LiteRT takes by default, as far as KERNELS says how
 
     Raises OperatorError that names every operator or type that is not known here, before anything runs.
     """
     model = file._model
     graph = model.subgraphs[0]
+    if kernels not in KERNELS:
+        raise OperatorError(f"run(kernels={kernels!r}): choose from {', '.join(KERNELS)}")
     _check(file)
     tensors = graph.tensors
     quantizations = [_quantization(t) for t in tensors]
@@ -63,12 +65,12 @@ def run(file: LiteRTFile, inputs: Sequence[np.ndarray], *, requantize: Callable 
     for index, op in enumerate(graph.operators):
         step = Step(
             index,
-            _kind(model, op),
+            kind := _kind(model, op),
             op.builtinOptions,
             [values[i] if i >= 0 else None for i in op.inputs],
             [quantizations[i] if i >= 0 else None for i in op.inputs],
             [quantizations[i] for i in op.outputs],
-            {} if requantize is None else {"requantize": requantize},
+            {"requantize": KERNELS[kernels][kind]} if kind in KERNELS[kernels] else {},
         )
         found = OPERATORS[step.kind](step)
         for i, value in zip(op.outputs, found if isinstance(found, list) else [found], strict=True):
@@ -77,7 +79,8 @@ def run(file: LiteRTFile, inputs: Sequence[np.ndarray], *, requantize: Callable 
 
 
 def reference(file: LiteRTFile, inputs: Sequence[np.ndarray]) -> dict[int, np.ndarray]:
-    """Every tensor as LiteRT's reference kernels have it, by index: what `run` must equal."""
+    """Every input and every operator's output as LiteRT's reference kernels have it, by index: what `run` must equal."""
+    graph = file._model.subgraphs[0]
     with caught_stderr():
         interpreter = Interpreter(
             model_content=file.content,
@@ -91,7 +94,8 @@ def reference(file: LiteRTFile, inputs: Sequence[np.ndarray]) -> dict[int, np.nd
         for details, given in zip(interpreter.get_input_details(), inputs, strict=True):
             interpreter.set_tensor(details["index"], given)
         interpreter.invoke()
-    return {i: interpreter.get_tensor(i) for i in range(len(file._model.subgraphs[0].tensors))}
+    made = [int(i) for op in graph.operators for i in op.outputs]
+    return {i: interpreter.get_tensor(i) for i in (*map(int, graph.inputs), *made)}
 
 
 def differences(file: LiteRTFile, ours: dict[int, np.ndarray], theirs: dict[int, np.ndarray]) -> list[TensorDifference]:
