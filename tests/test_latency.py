@@ -82,10 +82,10 @@ def test_coordinates_by_hand(kind, shape, at):
 
 def test_a_family_by_hand():
     """The best rate, and the factors between the measured operators, against kriging written out number by number."""
-    times = [3e-6, 2.5e-6, 9e-6, 0.4e-6]  # of a call's overhead alone 5e-7: the last one took next to nothing
-    works = [dense(k, 4, m) for k, m in ((64, 8), (256, 1), (512, 8), (2, 1))]
+    times = [3e-6, 2.5e-6, 9e-6, 0.4e-6]  # of a call's overhead alone 5e-7: the last one took less
+    works = [dense(k, 4, m) for k, m in ((64, 8), (256, 1), (512, 8), (64, 1))]
     family = Family([Point(w, t) for w, t in zip(works, times, strict=True)], INVOKE_S)
-    done = [8 * 64 * 8, 256 * 8, 8 * 512 * 8, 2 * 8]
+    done = [8 * 64 * 8, 256 * 8, 8 * 512 * 8, 64 * 8]
     rate = max(done[0] / 2.5e-6, done[1] / 2e-6, done[2] / 8.5e-6, done[3] / (0.05 * 0.4e-6))
     assert family.rate == pytest.approx(rate)
 
@@ -363,7 +363,9 @@ GOOD = record_of(MACHINE.points[0])
     "row",
     [None, [], "x", GOOD[:-1], [*GOOD[:6], -1.0, 0.0], [*GOOD[:6], float("nan"), 0.0], [*GOOD[:2], [], *GOOD[3:]],
      [*GOOD[:3], 0, *GOOD[4:]], [*GOOD[:4], ["many"], *GOOD[5:]], [*GOOD[:6], 1e30, 0.0],
-     [*GOOD[:2], [1.0] * 99, *GOOD[3:]]],
+     [*GOOD[:2], [1.0] * 99, *GOOD[3:]], [*GOOD[:2], GOOD[2][:4], *GOOD[3:]], ["ADD", *GOOD[1:]],
+     [*GOOD[:2], [0.0, *GOOD[2][1:]], *GOOD[3:]], [*GOOD[:4], [], [], *GOOD[6:]], [*GOOD[:3], float("inf"), *GOOD[4:]],
+     [*GOOD[:7], -1e-9], [*GOOD[:7], float("nan")], [*GOOD[:7], 1e15]],
 )  # fmt: skip
 def test_a_record_that_makes_no_sense_is_named(row):
     with pytest.raises(LatencyError, match="^operator time .* makes no sense"):
