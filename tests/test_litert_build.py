@@ -82,16 +82,19 @@ def test_pooling(window, stride, size):
      *(Spec("MAX_POOL_2D", "float32", X.shape, window=w, stride=s) for w, s in ((3, 1), (2, 2), (3, 2), (1, 2))),
      *(Spec(kind, "float32", (1, 7, 5, 8), 4, window=3, stride=2)
        for kind in ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")),
+     Spec("QUANTIZE", "float32", X.shape), Spec("DEQUANTIZE", "int8", X.shape), Spec("RELU", "int8", X.shape),
      Spec("MEAN", "float32", X.shape, window=0), Spec("FULLY_CONNECTED", "float32", (4, 12), 5),
      Spec("BATCH_MATMUL", "float32", (1, 3, 5, 7), 4), Spec("ADD", "float32", X.shape, second="channel")],
     ids=lambda spec: f"{spec.kind}-{spec.window}-{spec.stride}",
 )  # fmt: skip
-def test_the_file_says_the_shape_that_the_kernel_gives(spec):
+def test_the_file_says_the_shape_and_type_that_the_kernel_gives(spec):
     file = single(spec)
-    interpreter = file.interpreter(None)
-    found = run(file, *(values(tuple(d["shape"])) for d in interpreter.get_input_details()))
+    ends = file.interpreter(None).get_input_details()
+    found = run(file, *(values(tuple(end["shape"])).astype(end["dtype"]) for end in ends))
     graph = file._model.subgraphs[0]
-    assert tuple(graph.tensors[graph.outputs[0]].shape) == found.shape
+    said = graph.tensors[graph.outputs[0]]
+    assert tuple(said.shape) == found.shape
+    assert {0: np.float32, 9: np.int8}[said.type] == found.dtype
 
 
 def weights_of(file):
