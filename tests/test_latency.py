@@ -378,3 +378,6 @@ def test_a_machine_without_points_says_what_to_do():
     few = Latency(points([dense(8, 8, 8)] * 4), INVOKE_S, OPERATOR_S)
     with pytest.raises(LatencyError, match="no times of dense layers of several sizes"):
         few.estimate(dense(8, 8, 8))
+    two = Latency((*few.points, *(reader(size, READ[size]) for size in (2**16, 2**18))), INVOKE_S, OPERATOR_S)
+    with pytest.raises(LatencyError, match="no times of dense layers of several sizes"):
+        two.estimate(dense(8, 8, 8))
