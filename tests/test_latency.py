@@ -57,6 +57,7 @@ MACHINE = Latency(points(GRID), INVOKE_S, OPERATOR_S)
 def test_whole_vectors_of_outputs_are_computed(outputs, vectors):
     work = dense(7, outputs, 3)
     assert work.done == 3 * 7 * vectors
+    assert work.bytes == 4 * (3 * 7 + 7 * outputs + 3 * outputs), "read and written"
     for kind, shape in (("ADD", (63.0, 7.0, 1.0, 1.0)), ("DEPTHWISE_CONV_2D", (9.0, 7.0, 9.0, 1.0, 1.0))):
         assert replace(work, kind=kind, shape=shape).done == work.amount, "others have no such vectors"
 
