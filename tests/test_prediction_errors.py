@@ -31,7 +31,7 @@ def test_the_columns_are_those_that_others_read():
 def test_the_summary_s_errors_by_hand():
     others = ("roofline_s", "flops_over_peak_s", "mlsysim_s", "mlsysim_full_efficiency_s")
     rows = [{"set": "held out", "predicted_s": p, "measured_s": 1.0, "low_s": 0.9, "high_s": high}
-            | dict.fromkeys(others, 0.5) for p, high in ((1.1, 1.2), (0.7, 0.95))]  # fmt: skip
+            | dict.fromkeys(others, 0.5) for p, high in ((0.7, 0.95), (1.1, 1.2))]  # fmt: skip
     said = summary(rows).splitlines()
     earlier = {"set": "before", "measured_s": 1.0, "low_s": 1.5, "high_s": 9.0, "predicted_s": 2.0}
     earlier |= dict.fromkeys(others, 2.0)
