@@ -13,9 +13,10 @@ import psutil
 import pytest
 
 from hwlimits.kernels import peak
-from hwlimits.machine import disk, loopback, processor
+from hwlimits.machine import disk, loopback, processor, throughput
 from hwlimits.machine.calibrate import Part, calibrate, parts, reason, run
 from hwlimits.machine.card import Card, Number
+from hwlimits.machine.latency import Point, Work
 from hwlimits.machine.processor import Cache
 from hwlimits.machine.throughput import (
     Probe,
@@ -540,6 +541,177 @@ def test_the_bar_names_what_is_measured_and_moves_with_time(capsys):
     assert "slow thing" in "".join(shown) + end
     assert "100%" in end
     assert "left" in end
+
+
+class Bar:
+    """Where the bar stood, after each change."""
+
+    def __init__(self, total, disable, **_):
+        self.n, self.total, self.disable, self.at = 0.0, total, disable, []
+
+    def update(self, n):
+        self.n += n
+        self.at.append(self.n)
+
+    def set_description_str(self, text, refresh):
+        self.at.append(text)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.at.append("end")
+
+
+@pytest.mark.parametrize("progress", [True, False])
+def test_the_bar_stands_at_the_seconds_that_were_expected(monkeypatch, progress):
+    """Within a part it moves with time to the part's end; after it, it stands there, however long the part took."""
+    now, bars = [100.0], []
+    monkeypatch.setattr("tqdm.tqdm", lambda **options: bars.append(Bar(**options)) or bars[-1])
+
+    def takes(*moments):
+        def measure(tick):
+            for moment in moments:
+                now[0] += moment
+                tick("x")
+            return [], {}
+
+        return measure
+
+    run([Part((), 20, takes(0, 5, 40)), Part((), 10, takes(3, 3))], progress, clock=lambda: now[0])
+    (bar,) = bars
+    assert (bar.total, bar.disable) == (30, not progress)
+    assert bar.at == ["x", 0, "x", 5, "x", 20, 20, "x", 23, "x", 26, 30, "end"]
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_a_card_is_put_together_of_what_the_parts_found(monkeypatch, quick):
+    work = Work("RELU", "RELU", "float32", (8.0, 8.0, 1.0, 1.0), 64, (("in0", 32),), (("out0", 32),))
+    points, numbers = (Point(work, 1e-6), Point(work, 2e-6)), (number("a"), number("b"))
+    asked = []
+    monkeypatch.setattr(module, "parts", lambda q: asked.append(q) or ["part"])
+    mixed = [points[0], numbers[0], points[1], numbers[1]]
+    monkeypatch.setattr(module, "run", lambda *a: asked.append(a) or (mixed, {"overhead c": "why"}))
+    monkeypatch.setattr(module, "describe", lambda: {"usable_cores": 77})
+    found = calibrate(quick, progress=False)
+    assert asked == [quick, (["part"], False)]
+    assert (found.numbers, found.operators, found.left_out) == (numbers, points, {"overhead c": "why"})
+    assert found.provenance["command"] == "hwlimits calibrate" + " --quick" * quick
+    assert found.machine["usable_cores"] == 77
+
+
+def test_points_need_no_unit_to_be_kept():
+    work = Work("RELU", "RELU", "float32", (8.0, 8.0, 1.0, 1.0), 64, (("in0", 32),), (("out0", 32),))
+    todo = [Part((), 1, lambda tick: ([Point(work, 1e-6)], {"a": "x"})), Part((), 1, lambda tick: ([], {"b": "y"}))]
+    assert run(todo, progress=False) == ([Point(work, 1e-6)], {"a": "x", "b": "y"})
+
+
+def test_every_part_says_what_it_gives_and_quick_ones_are_quicker():
+    for slow, quick in zip(parts(), parts(quick=True), strict=True):
+        assert slow.gives == quick.gives
+        assert quick.expected_s < slow.expected_s
+    gives = [name for part in parts() for name in part.gives]
+    assert gives == [
+        "peak", "bandwidth", "overhead litert", "overhead tensorflow", "operators", "memory litert", "bandwidth disk",
+        "overhead loopback", "bandwidth loopback", "overhead process_start", "overhead numba_import",
+        "overhead tensorflow_import",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("quick", "repeats", "sample_s"), [(True, 5, 0.01), (False, 15, 0.1)])
+def test_arithmetic_and_memory_are_sampled_together(monkeypatch, quick, repeats, sample_s):
+    def sample(probes, **options):
+        asked.append((probes, options))
+        return ["number"], {"peak int8, 1 thread": PermissionError(13, "Permission denied", "/home/somebody/x")}
+
+    asked = []
+    monkeypatch.setattr(throughput, "arithmetic", lambda cores: ([f"peak {cores}"], {"peak bf16": "no instruction"}))
+    monkeypatch.setattr(throughput, "bandwidth", lambda *_: (["triad"], {"bandwidth L3": "no room"}))
+    monkeypatch.setattr(throughput, "sample", sample)
+    numbers, left_out = module._rates(3, quick, quiet)
+    assert asked == [(["peak 3", "triad"], {"repeats": repeats, "sample_s": sample_s, "tick": quiet})]
+    assert numbers == ["number"]
+    assert left_out == {"peak bf16": "no instruction", "bandwidth L3": "no room",
+                        "peak int8, 1 thread": "PermissionError: Permission denied"}  # fmt: skip
+
+
+@pytest.mark.parametrize(("quick", "repeats", "size_bytes"), [(True, 3, (2**26, 2**25)), (False, 9, (2**28, 2**28))])
+def test_disk_and_loopback_are_asked_for_less_when_it_must_be_quick(monkeypatch, quick, repeats, size_bytes):
+    asked = []
+    monkeypatch.setattr(
+        disk, "measure_disk", lambda folder, **o: asked.append(o) or ([1], {"bandwidth disk_read": "x"})
+    )
+    monkeypatch.setattr(loopback, "measure_loopback", lambda **o: asked.append(o) or [2])
+    assert module._disk(quick, quiet) == ([1], {"bandwidth disk_read": "x"})
+    assert module._loopback(quick, quiet) == ([2], {})
+    assert tuple(o["size_bytes"] for o in asked) == size_bytes
+    assert asked[1]["repeats"] == repeats
+    assert {o["tick"] for o in asked} == {quiet}
+
+
+def test_a_reason_is_what_the_system_says_and_not_too_long():
+    assert reason(OSError("no text of the system's")) == "OSError: no text of the system's"
+    assert reason(FileNotFoundError(2, "No such file or directory", "/x/y")) == (
+        "FileNotFoundError: No such file or directory"
+    )
+    assert len(reason(ValueError("much " * 1000))) == 300
+
+
+def test_a_name_of_a_letter_or_two_is_no_secret(monkeypatch):
+    """It would be cut out of the middle of words."""
+    monkeypatch.setattr(module.platform, "node", lambda: "pc")
+    monkeypatch.setattr(module.Path, "home", lambda: module.Path("/home/me"))
+    assert reason(ValueError("some epcot")) == "ValueError: some epcot"
+    monkeypatch.setattr(module.platform, "node", lambda: "tower")
+    assert reason(ValueError("on tower, some")) == "ValueError: on …, some"
+    monkeypatch.setattr(module.Path, "home", lambda: module.Path("/home/anna"))
+    assert reason(ValueError("for anna")) == "ValueError: for …"
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_operators_and_memory_come_from_the_last_line_of_a_process(monkeypatch, tmp_path, quick):
+    row = ["RELU", "float32", [8, 8, 1, 1], 64, [32], [32], 1e-6, 1e-8]
+    memory = vars(Number("memory", "litert", 1, 5e6, "B", 0.0, 3, "planted"))
+    said = {"operators": [row], "numbers": [memory], "left_out": {"GELU int8": "see /home/somebody/log"}}
+    (tmp_path / "said").write_text("a word before\n" + json.dumps(said) + "\n")
+    script = f"echo $* > {tmp_path}/asked; cat {tmp_path}/said"
+    monkeypatch.setattr(module.sys, "executable", stand_in(tmp_path, script))
+    ticks = []
+    found, left_out = module._operators(quick, ticks.append)
+    assert [(p.work.kind, p.time_s) for p in found[:1]] == [("RELU", 1e-6)]
+    assert found[1:] == [Number(**memory)]
+    assert left_out == {"GELU int8": "see …"}
+    asked = (tmp_path / "asked").read_text().split()
+    assert asked[:2] == ["-m", "hwlimits.training.operator_rates"]
+    assert ("--quick" in asked) == quick
+    assert set(ticks) == {"LiteRT operators"}
+
+
+def test_a_process_that_ends_without_a_word_says_its_status(monkeypatch, tmp_path):
+    monkeypatch.setattr(module.sys, "executable", stand_in(tmp_path, "exit 3"))
+    with pytest.raises(RuntimeError, match="^it ended with status 3$"):
+        module._operators(True, quiet)
+    with pytest.raises(RuntimeError, match="^status 3$"):
+        module._process_s("pass")
+
+
+@pytest.mark.parametrize(("quick", "starts", "imports"), [(True, 5, (1, 1)), (False, 20, (5, 3))])
+def test_imports_are_timed_without_the_start_of_a_process(monkeypatch, quick, starts, imports):
+    """The first is not counted, for it reads the disk: where there is time for another."""
+    ran = []
+
+    def process_s(program):
+        ran.append(program)
+        first = ran.count(program) == 1
+        return {"pass": 0.25}.get(program, 2.25) + (10 if first and not (quick and program != "pass") else 0)
+
+    monkeypatch.setattr(module, "_process_s", process_s)
+    numbers, left_out = module._processes(quick, quiet)
+    assert left_out == {}
+    assert {n.of: (n.value, n.n) for n in numbers} == {
+        "process_start": (0.25, starts), "numba_import": (2.0, imports[0]), "tensorflow_import": (2.0, imports[1])
+    }  # fmt: skip
+    assert {n.iqr for n in numbers} == {0.0}
 
 
 def test_a_reason_names_neither_folder_nor_computer_nor_user(monkeypatch):

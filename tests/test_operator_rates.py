@@ -1,13 +1,29 @@
 """What a calibration measures of LiteRT: every form and kind once, in turns that a disturbance can't tilt."""
 
+import json
 from collections import Counter
+from math import prod
 
 import numpy as np
 import pytest
 
+from hwlimits.machine.latency import point_of
 from hwlimits.training import operator_rates
 from hwlimits.training.litert_build import Spec
-from hwlimits.training.operator_rates import ALIKE, FORMS, PASSES, Turns, points, prepare, runtime_memory, specs
+from hwlimits.training.operator_rates import (
+    ALIKE,
+    FORMS,
+    PASSES,
+    QUICK_S,
+    ROUNDS,
+    SAMPLE_S,
+    Turns,
+    main,
+    points,
+    prepare,
+    runtime_memory,
+    specs,
+)
 
 ALL = list(specs())
 HEAVY = {"CONV_2D", "FULLY_CONNECTED", "DEPTHWISE_CONV_2D"}
@@ -26,6 +42,41 @@ def test_every_form_has_its_kinds_and_no_operator_is_there_twice():
 def test_a_family_needs_three_operators_and_has_them():
     few = {key: n for key, n in Counter((s.kind, s.form) for s in ALL).items() if n < 3}
     assert few == {}
+
+
+def kept(name, form, *kinds):
+    """The values of a field that specs of this form and these kinds have."""
+    return {getattr(s, name) for s in ALL if s.form == form and s.kind in kinds}
+
+
+@pytest.mark.parametrize("form", ["float32", "int8"])
+def test_what_other_kernels_compute_is_measured_by_itself(form):
+    for kind in ("ADD", "SUB", "MUL", "SQUARED_DIFFERENCE"):
+        assert kept("second", form, kind) == {"", "channel", "row"}
+    assert kept("second", form, "BATCH_MATMUL") == {"", "transposed"}
+    assert kept("window", form, "MEAN") == {0, 1}
+    assert kept("window", form, "MAX_POOL_2D", "AVERAGE_POOL_2D") == {1, 2, 3}
+    assert kept("window", form, "TRANSPOSE_CONV") == {2, 3, 4}
+    assert kept("window", form, "DEPTHWISE_CONV_2D") == {3, 5, 7}
+    assert kept("stride", form, "DEPTHWISE_CONV_2D") == {1, 2}
+
+
+def test_sizes_are_worth_measuring_and_fit_a_card():
+    """A convolution does more than what a call costs, and none takes a tenth of a second."""
+    macs = [prod(s.shape) * s.outputs * s.window**2 // s.stride**2 for s in ALL if s.kind == "CONV_2D"]
+    assert min(macs) > 1e3
+    assert max(macs) < 5e8
+    assert len(ALL) <= 2000
+    square = {f: {s.outputs for s in ALL if s.kind == "FULLY_CONNECTED" and s.shape == (1, s.outputs) and s.form == f}
+              for f in FORMS}  # fmt: skip
+    assert square["int8"] == square["dynamic"] == set(sorted(square["float32"])[::2])
+    assert 4 * max(square["float32"]) ** 2 >= 2**26, "weights that no second-level cache holds"
+
+
+def test_an_operator_of_several_rows_is_known_with_all_of_them():
+    spec = Spec("FULLY_CONNECTED", "float32", (7, 16), 8)
+    known, _, _ = prepare([spec])
+    assert known[spec].shape == (7, 16, 8, 1, 1)
 
 
 def test_a_sample_of_every_kind_and_form_runs_here():
@@ -62,6 +113,12 @@ def test_one_that_fails_when_it_is_run_is_left_out_altogether(monkeypatch):
     known, calls, left_out = prepare([Spec("RELU", "float32", (1, 2, 2, 8))])
     assert (known, calls) == ({}, {})
     assert left_out == {"RELU float32": "RuntimeError: it does not run"}
+
+    def says_much():
+        raise RuntimeError("x" * 1000)
+
+    monkeypatch.setattr(operator_rates, "runner", lambda file: says_much)
+    assert len(prepare([Spec("RELU", "float32", (1, 2, 2, 8))])[2]["RELU float32"]) == 200
 
 
 class Clock:
@@ -116,6 +173,30 @@ def test_warm_up_is_shortened_for_long_calls():
     assert len(clock.log) == 1 + 2 + 1, "50 ms are two calls of 25 ms"
 
 
+def test_a_call_that_is_longer_than_a_sample_is_made_once():
+    clock = Clock(a=0.2)
+    turns = clock.turns(sample_s=0.02)
+    turns.round()
+    assert len(clock.log) == 1 + 1 + 1
+    assert turns.samples["a"] == [pytest.approx(0.2)]
+
+
+def test_a_call_too_short_for_the_clock_takes_next_to_nothing():
+    clock = Clock(a=0.0)
+    turns = clock.turns(sample_s=1e-8)
+    turns.round()
+    assert turns.samples["a"] == [1e-9]
+
+
+def test_the_steady_rounds_are_not_those_of_one_call():
+    """Each call counts by its own median: without that the one of middle length would decide alone."""
+    turns = Clock(a=1.0).turns()
+    turns.samples = {"a": [1.0, 1.0, 1.3, 1.3], "b": [10, 10, 9, 9], "c": [100, 100, 130, 130]}
+    assert turns.steady_rounds() == [0, 1]
+    turns.samples = {"a": [1.2, 1.0, 1.3, 1.1]}
+    assert turns.steady_rounds() == [1, 3], "in their order"
+
+
 def test_the_undisturbed_half_of_the_rounds_counts():
     clock = Clock(a=0.1, b=0.25, c=0.5)
     turns = clock.turns()
@@ -148,6 +229,58 @@ def test_points_are_medians_of_the_steady_rounds():
 
 
 def test_the_runtime_takes_megabytes():
-    number = runtime_memory(2)
-    assert (number.quantity, number.of, number.unit, number.n) == ("memory", "litert", "B", 2)
+    number = runtime_memory(1)
+    assert (number.quantity, number.of, number.unit, number.n) == ("memory", "litert", "B", 1)
     assert 2**20 < number.value < 2**28
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Three operators in the place of all, a memory that is planted, and what was asked of `Turns`."""
+    todo = [Spec("RELU", "float32", (1, 2, 2, n)) for n in (8, 16)] + [Spec("NO_SUCH", "float32", (1, 2, 2, 8))]
+    asked = []
+
+    class Planted(Turns):
+        def __post_init__(self):
+            self.samples = {name: [] for name in self.calls}
+            asked.append(self)
+
+        def round(self):
+            for i, taken in enumerate(self.samples.values()):
+                taken.append((1 + i) * 1e-6)
+
+    sizes = iter([5e6, 9e6, 6e6])
+    monkeypatch.setattr(operator_rates, "specs", lambda: todo)
+    monkeypatch.setattr(operator_rates, "Turns", Planted)
+    monkeypatch.setattr(operator_rates, "peak_memory_bytes", lambda file: next(sizes))
+    return asked
+
+
+@pytest.mark.parametrize(("options", "rounds", "sample_s"), [([], ROUNDS, SAMPLE_S), (["--quick"], 3, QUICK_S)])
+def test_the_program_prints_points_memory_and_what_was_left_out(measured, capsys, options, rounds, sample_s):
+    main(options)
+    (line,) = capsys.readouterr().out.splitlines()
+    said = json.loads(line)
+    found = [point_of(row) for row in said["operators"]]
+    assert [(p.work.kind, p.work.shape, p.time_s, p.iqr_s) for p in found] == [
+        ("RELU", (32, 8, 1, 1), 1e-6, 0), ("RELU", (64, 16, 1, 1), 2e-6, 0)
+    ]  # fmt: skip
+    (turns,) = measured
+    assert (len(next(iter(turns.samples.values()))), turns.sample_s) == (rounds, sample_s)
+    (memory,) = said["numbers"]
+    assert (memory["quantity"], memory["of"], memory["value"], memory["n"]) == ("memory", "litert", 6e6, 3)
+    assert list(said["left_out"]) == ["NO_SUCH float32"]
+    assert QUICK_S < SAMPLE_S
+    assert ROUNDS > 3
+
+
+def test_the_operators_are_told_where_memory_can_t_be_measured(measured, monkeypatch, capsys):
+    def fails(repeats):
+        raise RuntimeError("no process was started")
+
+    monkeypatch.setattr(operator_rates, "runtime_memory", fails)
+    main(["--quick"])
+    said = json.loads(capsys.readouterr().out)
+    assert len(said["operators"]) == 2
+    assert said["numbers"] == []
+    assert said["left_out"]["memory litert"] == "no process was started"

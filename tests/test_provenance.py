@@ -1,3 +1,5 @@
+import csv
+import json
 import shutil
 import subprocess
 import sys
@@ -7,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hwlimits.machine.memory import peak_bytes
-from hwlimits.machine.provenance import commit, machine, provenance, versions
+from hwlimits.machine.provenance import commit, machine, provenance, store_table, versions
 
 module = sys.modules["hwlimits.machine.provenance"]
 ROOT = Path(__file__).parents[1]
@@ -20,6 +22,23 @@ def test_record_is_complete_and_names_no_path():
     assert record["versions"]["numpy"] == version("numpy")
     assert record["machine"]["cores"] >= 1
     assert "/home" not in str(record)
+
+
+def test_a_table_is_stored_with_what_made_it(tmp_path):
+    rows = [{"of": "a, b", "time_s": 1 / 3, "n": 1234567}, {"n": 2, "of": "é", "time_s": 1e-9}]
+    table = tmp_path / "table.csv"
+    store_table(table, (name for name in ("n", "of", "time_s")), rows, {"command": "x"})
+    assert table.read_bytes() == 'n,of,time_s\n1234567,"a, b",0.333333\n2,é,1e-09\n'.encode()
+    assert [float(row["time_s"]) for row in csv.DictReader(table.read_text().splitlines())] == [0.333333, 1e-9]
+    assert json.loads(table.with_suffix(".json").read_text()) == {"provenance": {"command": "x"}}
+
+
+def test_a_row_of_another_table_leaves_the_stored_one(tmp_path):
+    table = tmp_path / "table.csv"
+    store_table(table, ["n"], [{"n": 1}], {})
+    with pytest.raises(ValueError, match="fields not in fieldnames: 'm'"):
+        store_table(table, ["n"], [{"n": 2}, {"n": 3, "m": 4}], {})
+    assert table.read_text() == "n\n1\n"
 
 
 def test_commit_is_git_s():

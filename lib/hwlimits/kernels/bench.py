@@ -7,7 +7,6 @@ faster ones than it chose, they are a peer of their own. kernels.json beside the
 
 from __future__ import annotations
 
-import csv
 import ctypes
 import json
 import os
@@ -25,7 +24,7 @@ from tqdm import tqdm
 from hwlimits import data
 from hwlimits.kernels import gemm, stream
 from hwlimits.kernels.simd import cpu_features
-from hwlimits.machine.provenance import provenance, require_clean_commit
+from hwlimits.machine.provenance import provenance, require_clean_commit, store_table
 from hwlimits.machine.timing import Comparison, compare
 
 COMPILER = os.environ.get("CC", "cc")
@@ -142,12 +141,7 @@ def main() -> None:
     void = [f"{r['kernel']} at {r['size']}" for r in rows if r["verdict"] == "VOID"]
     if void:
         raise SystemExit(f"not stored: void comparisons of {', '.join(void)}; run again on a quieter machine")
-    table = data.path("results") / "kernels.csv"
-    with open(table, "w", newline="", encoding="utf-8") as out:
-        writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    table.with_suffix(".json").write_text(json.dumps({"provenance": made_by}, indent=1) + "\n", encoding="utf-8")
+    store_table(data.path("results") / "kernels.csv", COLUMNS, rows, made_by)
 
 
 def _version_of(compiler: str) -> str:

@@ -21,6 +21,7 @@ import time
 import numpy as np
 
 from hwlimits.collectives import schedule
+from hwlimits.machine.sockets import prepared, receive
 
 TOKEN = "HWLIMITS_GROUP_TOKEN"
 TOKEN_BYTES = 16
@@ -32,17 +33,6 @@ RECEIVED_AT = 128  # of Linux's struct tcp_info: tcpi_bytes_received, 64 bits
 
 class PeerError(Exception):
     """Another process of the group is gone, or sends and takes nothing. `args`: 'lost' or 'waiting', and its rank."""
-
-
-def receive(connection: socket.socket, size: int) -> bytes:
-    """Exactly that many bytes from a socket that blocks. Raises ConnectionError if there are no more."""
-    got = b""
-    while len(got) < size:
-        part = connection.recv(size - len(got))
-        if not part:
-            raise ConnectionError("the process at the other end is gone")
-        got += part
-    return got
 
 
 def hello(token: bytes, rank: int) -> bytes:
@@ -64,12 +54,6 @@ def accept(server: socket.socket, token: bytes) -> tuple[int, socket.socket] | N
         pass
     connection.close()
     return None
-
-
-def prepared(connection: socket.socket) -> socket.socket:
-    """The connection, small messages leaving at once."""
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return connection
 
 
 def own_array(seed: int, rank: int, elements: int) -> np.ndarray:

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import BinaryIO
 
 from hwlimits.machine.record import Number
+from hwlimits.machine.sockets import prepared, receive
 
 TIMEOUT_S = 20
 TOKEN_WITHIN_S = 5  # what connects and says nothing is not waited for longer
@@ -41,8 +42,8 @@ def measure_loopback(*, repeats: int, round_trips: int, size_bytes: int, tick: C
         environment = os.environ | {TOKEN: token.hex()}
         child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=complaint, env=environment)
         try:
-            with _accept(server, child, token) as connection:
-                _prepare(connection)
+            with prepared(_accept(server, child, token)) as connection:
+                connection.settimeout(TIMEOUT_S)
                 _half_round_trip_s(connection, round_trips)  # warm-up
                 for _ in range(repeats):
                     tick("loopback")
@@ -76,7 +77,7 @@ def _accept(server: socket.socket, child: subprocess.Popen, token: bytes) -> soc
             continue
         try:
             connection.settimeout(min(TOKEN_WITHIN_S, TIMEOUT_S))
-            if secrets.compare_digest(_receive(connection, TOKEN_BYTES), token):
+            if secrets.compare_digest(receive(connection, TOKEN_BYTES), token):
                 return connection
         except OSError:  # it said too little, or nothing
             pass
@@ -95,17 +96,12 @@ def _how_it_ended(child: subprocess.Popen, complaint: BinaryIO) -> str:
     return ": ".join([f"the other process ended with status {status}", *last])
 
 
-def _prepare(connection: socket.socket) -> None:
-    connection.settimeout(TIMEOUT_S)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-
 def _half_round_trip_s(connection: socket.socket, round_trips: int) -> float:
     connection.sendall(HEADER.pack(b"e", round_trips))
     start = time.perf_counter()
     for _ in range(round_trips):
         connection.sendall(b"x")
-        _receive(connection, 1)
+        receive(connection, 1)
     return (time.perf_counter() - start) / round_trips / 2
 
 
@@ -115,35 +111,23 @@ def _bytes_per_s(connection: socket.socket, size_bytes: int) -> float:
     connection.sendall(HEADER.pack(b"s", size_bytes))
     for sent in range(0, size_bytes, CHUNK_BYTES):
         connection.sendall(data[: size_bytes - sent])
-    _receive(connection, 1)
+    receive(connection, 1)
     return size_bytes / (time.perf_counter() - start)
-
-
-def _receive(connection: socket.socket, size: int) -> bytes:
-    """Exactly that many bytes."""
-    got = b""
-    while len(got) < size:
-        part = connection.recv(size - len(got))
-        if not part:
-            raise ConnectionError("the process at the other end is gone")
-        got += part
-    return got
 
 
 def _serve(port: int) -> None:
     """The other end: echoes bytes, or takes them and answers when it has all, until the connection closes."""
     with socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT_S) as connection:
-        _prepare(connection)
-        connection.sendall(bytes.fromhex(os.environ[TOKEN]))
+        prepared(connection).sendall(bytes.fromhex(os.environ[TOKEN]))
         into = bytearray(CHUNK_BYTES)
         while True:
             try:
-                asked, amount = HEADER.unpack(_receive(connection, HEADER.size))
+                asked, amount = HEADER.unpack(receive(connection, HEADER.size))
             except ConnectionError:
                 return
             if asked == b"e":
                 for _ in range(amount):
-                    connection.sendall(_receive(connection, 1))
+                    connection.sendall(receive(connection, 1))
                 continue
             while amount:
                 got = connection.recv_into(into, min(amount, CHUNK_BYTES))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import datetime as dt
+import io
+import json
 import platform
 import re
 import subprocess
@@ -47,6 +50,21 @@ def require_clean_commit() -> None:
             f"A stored result names the commit that made it, and this is {commit()}: commit the changes first, "
             "and run it in a checkout that nobody edits meanwhile."
         )
+
+
+def store_table(table: Path, columns: Iterable[str], rows: Iterable[dict], made_by: dict) -> None:
+    """Write a table of results, and beside it, as .json, the record of what made it.
+
+    A row has the columns and no others; a float is written with six digits. Raises ValueError for a row with
+    a column too many, before anything is written.
+    """
+    columns = list(columns)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+    table.write_text(text.getvalue(), encoding="utf-8", newline="")
+    table.with_suffix(".json").write_text(json.dumps({"provenance": made_by}, indent=1) + "\n", encoding="utf-8")
 
 
 def commit() -> str:

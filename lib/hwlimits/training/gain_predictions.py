@@ -17,12 +17,12 @@ from tqdm import tqdm
 
 from hwlimits import data
 from hwlimits.machine.card import card as this_card
-from hwlimits.machine.provenance import provenance, require_clean_commit
+from hwlimits.machine.provenance import provenance, require_clean_commit, store_table
 from hwlimits.machine.record import Card
 from hwlimits.machine.timing import EQUAL_WITHIN, Comparison, compare
 from hwlimits.training.litert import LiteRTFile
 from hwlimits.training.operator_times import runner
-from hwlimits.training.prediction_errors import CARD, files, store
+from hwlimits.training.prediction_errors import CARD, files
 from hwlimits.training.prediction_models import FORMS, GAINS
 from hwlimits.training.predictions import predict
 
@@ -106,7 +106,8 @@ def main(say: Callable[[str], None] = print) -> None:
         found = compare(runner(made[model, "float32"]), runner(made[model, form]), rounds=11, attempts=6)
         rows.append(Gain(model, form, predicted[model, form], found).row())
     said = summary(rows)
-    store(rows, COLUMNS, RESULTS, provenance(COMMAND, card_date=card.provenance["date"], summary=said))
+    made_by = provenance(COMMAND, card_date=card.provenance["date"], summary=said)
+    store_table(data.path("results") / f"{RESULTS}.csv", COLUMNS, rows, made_by)
     say(said)
 
 

@@ -13,8 +13,6 @@ writes data/results/training_memory.csv, with what made it beside it. What a mod
 
 from __future__ import annotations
 
-import csv
-import json
 import platform
 import sys
 from dataclasses import dataclass
@@ -25,7 +23,7 @@ from hwlimits.compute import bytes_per_element, examples
 from hwlimits.heap import LARGEST_THRESHOLD, Heap
 from hwlimits.machine.memory import peak_bytes
 from hwlimits.machine.processor import caches
-from hwlimits.machine.provenance import provenance, require_clean_commit
+from hwlimits.machine.provenance import provenance, require_clean_commit, store_table
 from hwlimits.storage import Buffer
 from hwlimits.training.arena import arena_buffers
 from hwlimits.training.cost import _Call, _input_specs, _trace
@@ -267,12 +265,7 @@ def main() -> None:
     for name in networks.NAMES:
         rows.append(row(name))
         print(rows[-1], file=sys.stderr, flush=True)
-    table = data.path("results") / "training_memory.csv"
-    with open(table, "w", newline="", encoding="utf-8") as out:
-        writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    table.with_suffix(".json").write_text(json.dumps({"provenance": made_by}, indent=1) + "\n", encoding="utf-8")
+    store_table(data.path("results") / "training_memory.csv", COLUMNS, rows, made_by)
 
 
 if __name__ == "__main__":

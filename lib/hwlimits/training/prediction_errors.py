@@ -25,7 +25,7 @@ from hwlimits import data
 from hwlimits.machine.calibrate import parts, run
 from hwlimits.machine.latency import Point
 from hwlimits.machine.processor import describe
-from hwlimits.machine.provenance import PACKAGES, commit, provenance, require_clean_commit, versions
+from hwlimits.machine.provenance import PACKAGES, commit, provenance, require_clean_commit, store_table, versions
 from hwlimits.machine.record import Card, Number
 from hwlimits.training import operators, prediction_models
 from hwlimits.training.litert import LiteRTFile
@@ -157,16 +157,6 @@ def summary(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def store(rows: list[dict], columns: Iterable[str], name: str, record: dict) -> None:
-    """Write a table and its provenance to data/results/."""
-    folder = data.path("results")
-    with open(folder / f"{name}.csv", "w", newline="", encoding="utf-8") as out:
-        writer = csv.DictWriter(out, list(columns), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in r.items()} for r in rows)
-    (folder / f"{name}.json").write_text(json.dumps({"provenance": record}, indent=1) + "\n", encoding="utf-8")
-
-
 def again(say: Callable[[str], None] = print) -> None:
     """Predict anew from the stored card, beside the stored measurements."""
     require_clean_commit()
@@ -183,7 +173,7 @@ def again(say: Callable[[str], None] = print) -> None:
     record = json.loads((folder / f"{RESULTS}.json").read_text(encoding="utf-8"))["provenance"]
     said = summary(rows)
     record |= {"summary": said.splitlines(), "predicted_again_at": commit()}
-    store(rows, COLUMNS, RESULTS, record)
+    store_table(folder / f"{RESULTS}.csv", COLUMNS, rows, record)
     say(said)
 
 
@@ -204,7 +194,7 @@ def main(say: Callable[[str], None] = print) -> None:
     record = provenance(COMMAND, card=CARD, rounds=ROUNDS, refused=refused, summary=said.splitlines())
     record["versions"] |= versions([*PACKAGES, "mlsysim"])
     card.write(data.path("results") / CARD)
-    store(rows, COLUMNS, RESULTS, record)
+    store_table(data.path("results") / f"{RESULTS}.csv", COLUMNS, rows, record)
     say(said)
 
 
