@@ -64,8 +64,8 @@ results-predictions: $(INSTALLED)  ## make data/results/prediction_errors.csv: t
 results-gains: $(INSTALLED)  ## make data/results/gain_predictions.csv: faster, slower or equal? (a quiet computer)
 	$(RUN) -m hwlimits.training.gain_predictions
 
-bench: $(INSTALLED)  ## measure the kernels beside C and OpenBLAS: data/results/kernels.csv (a quiet computer)
-	$(RUN) -m hwlimits.kernels.bench
+bench: $(INSTALLED)  ## measure the kernels beside C, OpenBLAS, scipy.sparse and LiteRT: data/results/kernels.csv (a quiet computer)
+	$(RUN) -m hwlimits.training.bench
 
 lock:  ## make requirements.lock from pyproject.toml (needs uv)
 	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes --no-emit-index-url -o requirements.lock

@@ -2,15 +2,19 @@
 
 import csv
 import ctypes
+import dataclasses
+import json
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
 from hwlimits import data
-from hwlimits.kernels import bench, stream
+from hwlimits.kernels import bench, network, stream
 from hwlimits.machine.timing import Comparison, Timing
+from hwlimits.training import bench as compression
 
 QUICK = {"rounds": 3, "attempts": 1, "min_sample_s": 1e-4}
 
@@ -105,3 +109,95 @@ def test_sgemm_reaches_openblas(stored):
     chosen = next(iter(ratios.values()))  # the kernels that OpenBLAS chooses by itself
     assert chosen[1024] >= 0.90
     assert all(chosen[n] >= 1.0 for n in (48, 64, 96, 128)), chosen
+
+
+def test_rows_of_compression_name_their_peers():
+    with threadpool_limits(1):
+        rows = [
+            *compression.int8_rows((16,), (("made up", 6, 4, 8, 3),), **QUICK),
+            *compression.matvec_rows(((32, 40, 0.8),), **QUICK),
+            *compression.pointwise_rows((0.5, 0.9), ((6, 8, 16), (4, 16, 16)), **QUICK),
+        ]
+    peers = [(r["kernel"].split(",")[0], r["peer_name"].split(" 0.")[0]) for r in rows]
+    assert peers == [
+        ("int8 matmul", "OpenBLAS"), ("int8 matmul", "LiteRT int8 FULLY_CONNECTED"),
+        ("int8 convolution", "LiteRT int8 CONV_2D"), ("int8 convolution", "LiteRT float32 CONV_2D"),
+        ("CSR matvec", "scipy.sparse CSR"), ("CSR matvec", "OpenBLAS"),
+        ("16 x 1 blocks matvec", "scipy.sparse BSR"), ("16 x 1 blocks matvec", "OpenBLAS"),
+        ("sparse convolution", "LiteRT float32, dense"), ("sparse convolution", "LiteRT float32, dense"),
+    ]  # fmt: skip
+    assert all(tuple(r) == bench.COLUMNS and r["threads"] == 1 for r in rows)
+
+
+@pytest.mark.parametrize("block", [1, 16])
+def test_pruned_weights_have_the_zeros_asked_for(block):
+    weights = compression.pruned((64, 50), 0.9, np.random.default_rng(0), block)
+    assert np.mean(weights == 0) == pytest.approx(0.9)
+    blocks = (weights != 0).reshape(64 // block, block, 50)
+    assert (blocks.all(axis=1) | ~blocks.any(axis=1)).all(), "a block is kept or not, whole"
+
+
+def test_only_pointwise_layers_are_pruned():
+    weights = np.random.default_rng(0).standard_normal((1, 1, 6, 8)).astype(np.float32)
+    layer = network.Convolution(weights, np.zeros(8, np.float32))
+    kept = compression._prune(layer, 0.5, np.random.default_rng(1)).weights
+    assert np.count_nonzero(kept) == 24
+    assert (kept[kept != 0] == weights[kept != 0]).all()
+    head = dataclasses.replace(layer, block=2)
+    depthwise = network.Convolution(np.ones((1, 1, 8, 1), np.float32), np.zeros(8), depthwise=True)
+    stem = network.Convolution(np.ones((3, 3, 3, 8), np.float32), np.zeros(8))
+    for other in (head, depthwise, stem, network.GlobalMean()):
+        assert compression._prune(other, 0.5, None) is other
+
+
+def made_up(zeros, ratio):
+    return {"kernel": f"sparse convolution, made up, {100 * zeros:.0f} % zeros", "ratio": ratio}
+
+
+def test_break_even_lies_between_the_sparsities_around_it():
+    rows = [made_up(0.5, 0.5), made_up(0.7, 0.8), made_up(0.9, 4.0)]
+    # relative times 2, 1.25, 0.25: 1 is a quarter of the way from the second to the third
+    assert compression.measured_break_even(rows) == pytest.approx(0.7 + 0.2 * 0.25)
+    with pytest.raises(ValueError, match=r"the ratio is never 1 between 0.5 and 0.7"):
+        compression.measured_break_even(rows[:2])
+
+
+def test_break_even_is_told_from_the_time_at_one_sparsity(monkeypatch):
+    one = Timing((1.0,) * 3)
+    monkeypatch.setattr(compression, "compare", lambda *calls, **options: Comparison(one, one, 0.8, 0.8, 0.8, 1.0))
+    # at 50 % zeros it takes 1.25 of the dense time: as long as that where 40 % of the weights are kept
+    assert compression.predicted_break_even(4, 8, 8, 0.5) == pytest.approx(0.6)
+
+
+def of(stored, kernel, peer=""):
+    found = [r for r in stored if r["kernel"].startswith(kernel) and r["peer_name"].startswith(peer)]
+    assert found, kernel
+    return found
+
+
+def zeros(row):
+    return int(row["kernel"].split(" %")[0].split()[-1])
+
+
+def test_sparse_layers_are_faster_than_dense_ones(stored):
+    layers = {zeros(r): float(r["ratio"]) for r in of(stored, "sparse convolution, MobileNetV1's", "LiteRT")}
+    assert layers[90] >= 2.5
+    assert layers[95] >= 4.5
+    whole = {zeros(r): float(r["ratio"]) for r in of(stored, "sparse MobileNetV1")}
+    assert whole[90] >= 1.8
+
+
+def test_csr_is_faster_than_scipy(stored):
+    rows = of(stored, "CSR matvec", "scipy.sparse") + of(stored, "sparse convolution, 512", "scipy.sparse")
+    assert all(float(r["ratio"]) >= 1.5 for r in rows), [(r["kernel"], r["size"], r["ratio"]) for r in rows]
+
+
+def test_the_sparsity_at_which_sparse_beats_dense_was_predicted():
+    made_by = json.loads(data.path("results/kernels.json").read_text(encoding="utf-8"))["provenance"]
+    found = made_by["break_even"]
+    assert found["predicted"] == pytest.approx(found["measured"], rel=0.15)
+
+
+def test_int8_stands_beside_litert_and_openblas(stored):
+    assert {r["peer_name"].split()[0] for r in of(stored, "int8 matmul")} == {"OpenBLAS", "LiteRT"}
+    assert len({r["kernel"] for r in of(stored, "int8 convolution", "LiteRT int8")}) >= 3

@@ -1,8 +1,8 @@
-"""The kernels beside their peers, in turns, one thread: `make bench` writes data/results/kernels.csv.
+"""The kernels of chapters 01 and 02 beside their peers, in turns, one thread: the first rows of `make bench`.
 
 STREAM's loops stand beside the same loops in C, compiled here; the matrix product beside NumPy's
 OpenBLAS. OpenBLAS chooses its kernels by the processor, and may not know a new one: where it has
-faster ones than it chose, they are a peer of their own. kernels.json beside the table says what made it.
+faster ones than it chose, they are a peer of their own.
 """
 
 from __future__ import annotations
@@ -19,12 +19,9 @@ from pathlib import Path
 
 import numpy as np
 from threadpoolctl import threadpool_info, threadpool_limits
-from tqdm import tqdm
 
-from hwlimits import data
 from hwlimits.kernels import gemm, stream
 from hwlimits.kernels.simd import cpu_features
-from hwlimits.machine.provenance import provenance, require_clean_commit, store_table
 from hwlimits.machine.timing import Comparison, compare
 
 COMPILER = os.environ.get("CC", "cc")
@@ -33,6 +30,7 @@ FLAGS = ("-O3", "-march=native", "-fno-tree-loop-distribute-patterns", "-shared"
 STREAM_BYTES = tuple(24 * 1024 * 4**i for i in range(8))  # the arrays together: from the first-level cache to memory
 GEMM_SIZES = (48, 64, 96, 128, 256, 512, 1024)
 STEPS_SIZE = 512  # at which the steps before the micro-kernel are shown
+OPTIONS = {"rounds": 11, "attempts": 20}
 COLUMNS = (
     "kernel", "size", "size_unit", "threads", "ours", "peer", "unit", "peer_name",
     "ratio", "ratio_low", "ratio_high", "aa_control", "verdict", "noisy",
@@ -118,35 +116,24 @@ def better_core() -> str | None:
 def other_core_rows(core: str) -> list[dict]:
     """The rows of `sgemm` beside OpenBLAS's other kernels, which it can only choose as it starts."""
     environment = os.environ | {"OPENBLAS_CORETYPE": core}
-    command = [sys.executable, "-m", __spec__.name, "--rows-of-sgemm"]
+    command = [sys.executable, "-m", __spec__.name]
     return json.loads(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
 
 
-def main() -> None:
-    """Measure all rows and store them, unless a comparison came out void."""
-    options = {"rounds": 11, "attempts": 20}
+def all_rows(**options) -> Iterator[dict]:
+    """Every row of this module, on one thread."""
     with threadpool_limits(1):
-        if sys.argv[1:] == ["--rows-of-sgemm"]:
-            return print(json.dumps(list(gemm_rows(steps_size=None, **options))))
-        require_clean_commit()
-        made_by = provenance(
-            "make bench", compiler=_version_of(COMPILER), flags=" ".join(FLAGS), openblas=openblas()["version"]
-        )
-        total = len(STREAM_BYTES) * len(stream.LOOPS) + len(GEMM_SIZES) + len(gemm.STEPS)
-        rows = []
-        for source in (stream_rows(**options), gemm_rows(**options)):
-            for found in tqdm(source, total=total - len(rows), desc="kernels", unit="comparison"):
-                rows.append(found)
-        rows += other_core_rows(better_core()) if better_core() else []
-    void = [f"{r['kernel']} at {r['size']}" for r in rows if r["verdict"] == "VOID"]
-    if void:
-        raise SystemExit(f"not stored: void comparisons of {', '.join(void)}; run again on a quieter machine")
-    store_table(data.path("results") / "kernels.csv", COLUMNS, rows, made_by)
+        yield from stream_rows(**options)
+        yield from gemm_rows(**options)
+        yield from other_core_rows(better_core()) if better_core() else ()
 
 
-def _version_of(compiler: str) -> str:
-    return subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout.splitlines()[0]
+def tools() -> dict:
+    """What the peers were made with, for the provenance of a table."""
+    compiler = subprocess.run([COMPILER, "--version"], capture_output=True, text=True).stdout.splitlines()[0]
+    return {"compiler": compiler, "flags": " ".join(FLAGS), "openblas": openblas()["version"]}
 
 
-if __name__ == "__main__":
-    main()
+if __name__ == "__main__":  # for `other_core_rows`
+    with threadpool_limits(1):
+        print(json.dumps(list(gemm_rows(steps_size=None, **OPTIONS))))

@@ -11,12 +11,19 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from scipy import sparse as scipy_sparse
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
 
+from hwlimits import data
+from hwlimits.kernels import bench as kernel_bench
 from hwlimits.kernels import int8
-from hwlimits.kernels.bench import openblas, row
+from hwlimits.kernels.bench import COLUMNS, OPTIONS, openblas, row, tools
 from hwlimits.kernels.network import Convolution, Network
+from hwlimits.kernels.simd import INT8_DOT
 from hwlimits.kernels.sparse import compress, matvec
+from hwlimits.machine.provenance import provenance, require_clean_commit, store_table
 from hwlimits.machine.timing import compare
+from hwlimits.training import export, zoo
 from hwlimits.training.litert import LiteRTFile
 from hwlimits.training.litert_build import Spec, single
 from hwlimits.training.sparse_network import sparse_network
@@ -161,3 +168,50 @@ def int8_rows(sizes=INT8_SIZES, convolutions=INT8_CONVOLUTIONS, **options) -> It
             found = compare(litert.invoke, lambda f=layer, x=x: f(x), **options)
             work = 2 * n * n * window * window * inputs * outputs / 1e9
             yield row(f"int8 convolution, {name}", n, "pixels a side", work, "GOP/s", f"LiteRT {form} CONV_2D", found)
+
+
+def predicted_break_even(size: int = 20, inputs: int = 384, outputs: int = 384, sparsity: float = 0.5, **options):
+    """The share of zeros from which on a sparse layer is the faster, told from one layer that no network has.
+
+    A sparse layer's time goes with the weights that are kept, a dense one's with all of them. So if the sparse kernel
+    takes r times the dense one's at `sparsity`, it takes as long where the share kept is (1 - sparsity) / r.
+    """
+    weights = pruned((outputs, inputs), sparsity, np.random.default_rng(1))
+    network = pointwise_layer(size, weights)
+    litert = single(Spec("CONV_2D", "float32", (1, size, size, inputs), outputs)).interpreter()
+    found = compare(litert.invoke, network.invoke, **options)
+    return 1 - (1 - sparsity) * found.ratio
+
+
+def measured_break_even(rows: Sequence[dict]) -> float:
+    """Where the ratio of `pointwise_rows` is 1: the relative time, between two of its sparsities, on a line."""
+    zeros = [float(r["kernel"].split(",")[-1].split("%")[0]) / 100 for r in rows]
+    times = [1 / float(r["ratio"]) for r in rows]  # of the sparse kernels, in times of the dense ones
+    if not times[-1] <= 1 <= times[0]:
+        raise ValueError(f"measured_break_even: the ratio is never 1 between {zeros[0]} and {zeros[-1]}")
+    return float(np.interp(-1.0, [-t for t in times], zeros))
+
+
+def main() -> None:
+    """Measure all rows and store them, unless a comparison came out void."""
+    require_clean_commit()
+    made_by = provenance("make bench", **tools(), int8_instruction=INT8_DOT.name)
+    file = LiteRTFile(export.to_float32(zoo.build("mobilenet-v1")))
+    with threadpool_limits(1):
+        predicted = predicted_break_even(**OPTIONS)
+        sources = (
+            kernel_bench.all_rows(**OPTIONS), int8_rows(**OPTIONS), matvec_rows(**OPTIONS), scipy_rows(**OPTIONS),
+            network_rows(file, **OPTIONS),
+        )  # fmt: skip
+        rows = [found for source in sources for found in tqdm(source, desc="kernels", unit="comparison")]
+        sparse = list(tqdm(pointwise_rows(**OPTIONS), desc="sparse layers", unit="comparison"))
+    rows += sparse
+    void = [f"{r['kernel']} at {r['size']}" for r in rows if r["verdict"] == "VOID"]
+    if void:
+        raise SystemExit(f"not stored: void comparisons of {', '.join(void)}; run again on a quieter machine")
+    made_by["break_even"] = {"predicted": predicted, "measured": measured_break_even(sparse)}
+    store_table(data.path("results") / "kernels.csv", COLUMNS, rows, made_by)
+
+
+if __name__ == "__main__":
+    main()
