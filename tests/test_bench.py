@@ -163,10 +163,12 @@ def test_break_even_lies_between_the_sparsities_around_it():
 
 
 def test_break_even_is_told_from_the_time_at_one_sparsity(monkeypatch):
-    one = Timing((1.0,) * 3)
-    monkeypatch.setattr(compression, "compare", lambda *calls, **options: Comparison(one, one, 0.8, 0.8, 0.8, 1.0))
+    asked = []
+    monkeypatch.setattr(compression, "pointwise_rows", lambda *a, **o: asked.append((a, o)) or iter([{"ratio": 0.8}]))
     # at 50 % zeros it takes 1.25 of the dense time: as long as that where 40 % of the weights are kept
-    assert compression.predicted_break_even(4, 8, 8, 0.5) == pytest.approx(0.6)
+    assert compression.predicted_break_even(rounds=7) == pytest.approx(0.6)
+    assert asked == [(((0.5,), compression.MADE_UP), {"rounds": 7})]
+    assert not set(compression.MADE_UP) & set(compression.POINTWISE)
 
 
 def of(stored, kernel, peer=""):

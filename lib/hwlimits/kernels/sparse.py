@@ -241,8 +241,11 @@ def pixel_rows(values, offsets, starts, bias, block, x, x_at, low, high, y, y_at
     for begin in range(0, pixels, run):
         end = min(begin + run, pixels)
         for first in range(0, rows, together):
-            for start in range(begin, end, most):
-                n = (min(most, end - start) + LANES - 1) // LANES
+            start = begin
+            while start < end:  # as many registers each time, as far as that goes: one or two alone cost nearly as much
+                registers = (end - start + LANES - 1) // LANES
+                times = (registers * LANES + most - 1) // most
+                n = (registers + times - 1) // times
                 x_start, y_start = x_first + 4 * start, y_first + 4 * start
                 if block == 1:
                     _rows_1(n, first, first + together, starts, v, o, x_start, b, low, high, y_start, y_row)
@@ -250,6 +253,7 @@ def pixel_rows(values, offsets, starts, bias, block, x, x_at, low, high, y, y_at
                     _rows_2(n, first, first + together, starts, v, o, x_start, b, low, high, y_start, y_row)
                 else:
                     _rows_4(n, first, first + together, starts, v, o, x_start, b, low, high, y_start, y_row)
+                start += n * LANES
 
 
 @njit(nogil=True, cache=True)

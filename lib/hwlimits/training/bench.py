@@ -33,6 +33,7 @@ POINTWISE = (
     (112, 32, 64), (56, 64, 128), (56, 128, 128), (28, 128, 256), (28, 256, 256), (14, 256, 512),
     *[(14, 512, 512)] * 5, (7, 512, 1024), (7, 1024, 1024),
 )  # fmt: skip
+MADE_UP = ((96, 48, 80), (24, 192, 320), (12, 640, 640))  # an early, a middle and a late one
 SPARSITIES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 MATVECS = (
     (64, 1600, 0.95),
@@ -170,17 +171,14 @@ def int8_rows(sizes=INT8_SIZES, convolutions=INT8_CONVOLUTIONS, **options) -> It
             yield row(f"int8 convolution, {name}", n, "pixels a side", work, "GOP/s", f"LiteRT {form} CONV_2D", found)
 
 
-def predicted_break_even(size: int = 20, inputs: int = 384, outputs: int = 384, sparsity: float = 0.5, **options):
-    """The share of zeros from which on a sparse layer is the faster, told from one layer that no network has.
+def predicted_break_even(layers=MADE_UP, sparsity: float = 0.5, **options) -> float:
+    """The share of zeros from which on sparse layers are the faster, told from layers that no network has.
 
     A sparse layer's time goes with the weights that are kept, a dense one's with all of them. So if the sparse kernel
     takes r times the dense one's at `sparsity`, it takes as long where the share kept is (1 - sparsity) / r.
     """
-    weights = pruned((outputs, inputs), sparsity, np.random.default_rng(1))
-    network = pointwise_layer(size, weights)
-    litert = single(Spec("CONV_2D", "float32", (1, size, size, inputs), outputs)).interpreter()
-    found = compare(litert.invoke, network.invoke, **options)
-    return 1 - (1 - sparsity) * found.ratio
+    (found,) = pointwise_rows((sparsity,), layers, **options)
+    return 1 - (1 - sparsity) * found["ratio"]
 
 
 def measured_break_even(rows: Sequence[dict]) -> float:
