@@ -5,6 +5,8 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 VENV ?= .venv
+# Checks side by side, each with about 1 GB; those that measure something run alone after them.
+WORKERS ?= 2
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 CHAPTERS := $(wildcard chapters/*.ipynb)
@@ -32,7 +34,8 @@ case-study: $(INSTALLED)  ## train, prune, quantize and measure the MNIST networ
 test: $(INSTALLED)  ## every check: style, library, doctests, notebooks
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(RUN) -m pytest -q
+	$(RUN) -m pytest -q -m "not alone" -n $(WORKERS) --dist loadfile
+	$(RUN) -m pytest -q -m alone
 	$(RUN) -m pytest -q --nbval --nbval-current-env --nbval-cell-timeout=900 -o addopts= --junitxml=build/nbval.xml $(CHAPTERS)
 	$(RUN) -m pytest -q tests/notebooks/after_nbval.py
 

@@ -29,6 +29,8 @@ from hwlimits.machine.throughput import (
     working_set_bytes,
 )
 
+pytestmark = pytest.mark.alone
+
 module = sys.modules["hwlimits.machine.calibrate"]
 
 

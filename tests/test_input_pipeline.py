@@ -21,6 +21,8 @@ from hwlimits.training.input_pipeline import (
 )
 from hwlimits.training.keras import keras, tf
 
+pytestmark = pytest.mark.alone
+
 IMAGES, SHARDS = 100, 3
 
 each_variant = pytest.mark.parametrize("variant", VARIANTS)

@@ -10,6 +10,8 @@ from hwlimits.training.models import article_cnn
 from hwlimits.training.operator_times import operator_times, peak_memory_bytes, runner
 from hwlimits.training.operators import operators
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture(scope="module")
 def file():
