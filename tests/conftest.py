@@ -17,6 +17,18 @@ def tiny():
 
 
 @pytest.fixture(scope="session")
+def int8_files():
+    """The int8 files of the tests by name: those of the case study, and seven small networks."""
+    from int8_networks import SHAPES, STORED, int8
+
+    from hwlimits import data
+    from hwlimits.training.litert import LiteRTFile
+
+    found = {name: int8(build()) for name, build in SHAPES.items()}
+    return found | {name: LiteRTFile.read(data.path(name)) for name in STORED}
+
+
+@pytest.fixture(scope="session")
 def compressed(tiny, tmp_path_factory):
     """A pipeline run in small: (stage to Keras model, stage to LiteRT file)."""
     from hwlimits.training import export, fit

@@ -292,7 +292,6 @@ CASES = {
     "HARD_SWISH": lambda seed: one(seed, "HARD_SWISH", version=1),
     "LOGISTIC": lambda seed: one(seed, "LOGISTIC", out=LUT["LOGISTIC"]),
     "TANH": lambda seed: one(seed, "TANH", out=LUT["TANH"]),
-    "ELU": lambda seed: one(seed, "ELU", version=2),
     "EXP": lambda seed: one(seed, "EXP", version=2),
     "ABS": lambda seed: one(seed, "ABS", version=2),
     "RSQRT": lambda seed: one(seed, "RSQRT", version=2, out=(np.float32(0.003 * 1.5 ** (seed % 20)), None)),

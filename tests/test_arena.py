@@ -1,103 +1,24 @@
 """Arena plans of LiteRT files beside the microcontroller runtime's own, and the tensors beside the file's graph."""
 
 import re
-import warnings
 
 import numpy as np
 import pytest
+from int8_networks import SHAPES, STORED
 
-from hwlimits import data
 from hwlimits.allocation import plan
 from hwlimits.storage import peak_live_bytes
 from hwlimits.training import export
 from hwlimits.training.arena import SCRATCH, arena_buffers
-from hwlimits.training.keras import keras, tf
+from hwlimits.training.keras import tf
 from hwlimits.training.litert import LiteRTError, LiteRTFile, micro_runtime
 from hwlimits.training.models import article_cnn
 from hwlimits.training.stderr import caught_stderr
 
-layers = keras.layers
 
-
-def conv(filters, size=3, strides=1):
-    return layers.Conv2D(filters, size, strides, padding="same", activation="relu")
-
-
-def mlp():
-    dense = [layers.Dense(n, activation="relu") for n in (300, 100)]
-    return keras.Sequential(
-        [keras.Input((28, 28, 1)), layers.Flatten(), *dense, layers.Dense(10, activation="softmax")]
-    )
-
-
-def residual():
-    inputs = keras.Input((16, 16, 8))
-    x = conv(16)(inputs)
-    for _ in range(2):
-        x = layers.ReLU()(layers.Add()([x, layers.Conv2D(16, 3, padding="same")(conv(16)(x))]))
-    return keras.Model(inputs, layers.Dense(10, activation="softmax")(layers.GlobalAveragePooling2D()(x)))
-
-
-def depthwise():
-    inputs = keras.Input((32, 32, 3))
-    x = conv(8, 3, 2)(inputs)
-    for filters, strides in ((16, 1), (32, 2)):
-        x = conv(filters, 1)(layers.DepthwiseConv2D(3, strides, padding="same", activation="relu")(x))
-    return keras.Model(inputs, layers.Dense(5)(layers.GlobalAveragePooling2D()(x)))
-
-
-def concatenation():
-    inputs = keras.Input((16, 16, 4))
-    x = layers.Concatenate()([conv(8, 1)(inputs), conv(8)(inputs), layers.MaxPooling2D(3, 1, padding="same")(inputs)])
-    x = layers.AveragePooling2D(2)(x)
-    x = layers.Flatten()(layers.Concatenate()([x, conv(8)(x)]))
-    return keras.Model(inputs, layers.Dense(4, activation="sigmoid")(x))
-
-
-def transposed():
-    inputs = keras.Input((16, 16, 2))
-    skip = conv(8)(inputs)
-    x = layers.Conv2DTranspose(8, 2, strides=2)(conv(16)(layers.MaxPooling2D(2)(skip)))
-    return keras.Model(inputs, layers.Conv2D(1, 1, activation="sigmoid")(layers.Concatenate()([skip, x])))
-
-
-def gated():
-    inputs = keras.Input((16, 16, 8))
-    x = conv(16)(inputs)
-    gate = layers.Conv2D(16, 1, activation="sigmoid")(conv(4, 1)(layers.GlobalAveragePooling2D(keepdims=True)(x)))
-    x = layers.ZeroPadding2D(1)(layers.UpSampling2D(2)(layers.Multiply()([x, gate])))
-    return keras.Model(inputs, layers.Dense(3, activation="softmax")(layers.GlobalAveragePooling2D()(x)))
-
-
-def two_outputs():
-    """The first is there early, and has to stay."""
-    inputs = keras.Input((16, 16, 4))
-    early = conv(8)(inputs)
-    return keras.Model(inputs, [early, layers.GlobalAveragePooling2D()(conv(16)(conv(16)(early)))])
-
-
-SHAPES = {f.__name__: f for f in (mlp, residual, depthwise, concatenation, transposed, gated, two_outputs)}
-STORED = [f"results/case_study/quantized-seed{seed}.tflite" for seed in range(5)]
-
-
-def int8(model) -> LiteRTFile:
-    """Quantized after training, on random images."""
-    random = np.random.default_rng(0)
-    converter = tf.lite.TFLiteConverter.from_keras_model(model)
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    shape = (1, *model.inputs[0].shape[1:])
-    converter.representative_dataset = lambda: ([random.random(shape, dtype=np.float32)] for _ in range(4))
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-    converter.inference_input_type = converter.inference_output_type = tf.int8
-    with caught_stderr(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Statistics for quantized inputs were expected")
-        return LiteRTFile(converter.convert())
-
-
-@pytest.fixture(scope="module")
-def files():
-    found = {name: int8(build()) for name, build in SHAPES.items()}
-    return found | {name: LiteRTFile.read(data.path(name)) for name in STORED}
+@pytest.fixture
+def files(int8_files):
+    return int8_files
 
 
 def planned_by_the_runtime(file: LiteRTFile) -> int:

@@ -167,6 +167,18 @@ def _extreme(function):
     return lambda step: function(step.x[0], axis=tuple(step.integers(1)), keepdims=bool(step.option("keepDims")))
 
 
+def _product(step: Step):
+    if step.coded:
+        raise OperatorError(f"operator {step.index} ({step.kind}) multiplies codes: only plain integers are known here")
+    return np.prod(step.x[0], axis=tuple(step.integers(1)), keepdims=bool(step.option("keepDims")))
+
+
+def _segment_product(step: Step):
+    found = np.ones(step.integers(2)[0], step.x[0].dtype)
+    np.multiply.at(found, step.integers(1), step.x[0])
+    return found
+
+
 def _softmax(step: Step):
     return integer_pointwise.softmax(step.x[0], step.q[0], beta=step.option("beta"))
 
@@ -319,6 +331,8 @@ OPERATORS: dict[str, Callable[[Step], np.ndarray | list[np.ndarray]]] = {
     "SUM": _reduce(integer_pointwise.total),
     "REDUCE_MAX": _extreme(np.max),
     "REDUCE_MIN": _extreme(np.min),
+    "REDUCE_PROD": _product,
+    "UNSORTED_SEGMENT_PROD": _segment_product,
     "ARG_MAX": lambda step: np.argmax(step.x[0], axis=step.integers(1)[0]),
     "ARG_MIN": lambda step: np.argmin(step.x[0], axis=step.integers(1)[0]),
     "RESIZE_BILINEAR": _resize_bilinear,

@@ -55,10 +55,10 @@ def run(file: LiteRTFile, inputs: Sequence[np.ndarray], *, kernels: str = "refer
     if len(inputs) != len(graph.inputs):
         raise OperatorError(f"the file has {len(graph.inputs)} inputs, and {len(inputs)} were given")
     for i, given in zip(graph.inputs, inputs, strict=True):
-        dtype = _NUMPY[DTYPE_NAMES[tensors[i].type]]
-        if given.dtype != dtype or given.shape[1:] != tuple(np.atleast_1d(tensors[i].shape))[1:]:
+        dtype, shape = _NUMPY[DTYPE_NAMES[tensors[i].type]], _shape(tensors[i])
+        if given.dtype != dtype or given.shape[1:] != shape[1:]:
             raise OperatorError(
-                f"input {tensors[i].name.decode()!r} is {np.dtype(dtype)} of the shape {list(tensors[i].shape)}, "
+                f"input {tensors[i].name.decode()!r} is {np.dtype(dtype)} of the shape {list(shape)}, "
                 f"and {given.dtype} of the shape {list(given.shape)} was given"
             )
         values[i] = given
@@ -79,7 +79,7 @@ def run(file: LiteRTFile, inputs: Sequence[np.ndarray], *, kernels: str = "refer
 
 
 def reference(file: LiteRTFile, inputs: Sequence[np.ndarray]) -> dict[int, np.ndarray]:
-    """Every input and every operator's output as LiteRT's reference kernels have it, by index: what `run` must equal."""
+    """Every input and every operator's output as LiteRT's reference kernels have it, by index: `run` must equal it."""
     graph = file._model.subgraphs[0]
     with caught_stderr():
         interpreter = Interpreter(
@@ -123,8 +123,7 @@ def random_inputs(file: LiteRTFile, batch: int = 1, seed: int = 0) -> list[np.nd
     found = []
     for i in graph.inputs:
         tensor = graph.tensors[i]
-        shape = tuple(int(n) for n in np.atleast_1d(tensor.shape))
-        shape = (batch, *shape[1:]) if batch != 1 else shape
+        shape = _shape(tensor) if batch == 1 else (batch, *_shape(tensor)[1:])
         dtype = np.dtype(_NUMPY[DTYPE_NAMES[tensor.type]])
         if dtype == np.float32:
             found.append(random.standard_normal(shape, dtype=np.float32))
@@ -140,7 +139,10 @@ def _check(file: LiteRTFile) -> None:
     graph = model.subgraphs[0]
     unknown = sorted({_kind(model, op) for op in graph.operators} - set(OPERATORS))
     if unknown:
-        raise OperatorError(f"the integer kernels don't have {', '.join(unknown)}; they have {', '.join(OPERATORS)}")
+        raise OperatorError(
+            f"the integer kernels don't have {', '.join(unknown)}: build the network of other layers, "
+            "or add them to integer_operators.OPERATORS"
+        )
     for index, op in enumerate(graph.operators):
         kind = _kind(model, op)
         types = {DTYPE_NAMES[graph.tensors[i].type] for i in (*op.inputs, *op.outputs) if i >= 0}
@@ -164,9 +166,13 @@ def _has_data(model, tensor) -> bool:
     return data is not None and len(data) > 0
 
 
+def _shape(tensor) -> tuple[int, ...]:
+    return () if tensor.shape is None else tuple(int(n) for n in np.atleast_1d(tensor.shape))
+
+
 def _constant(model, tensor) -> np.ndarray:
     data = np.frombuffer(bytes(model.buffers[tensor.buffer].data), np.uint8)
-    shape = tuple(int(n) for n in np.atleast_1d(tensor.shape)) if tensor.shape is not None else ()
+    shape = _shape(tensor)
     name = DTYPE_NAMES[tensor.type]
     if name == "int4":  # two in a byte, the first in the lower half
         halves = np.stack([data & 15, data >> 4], axis=1).ravel()[: int(np.prod(shape))].astype(np.int8)

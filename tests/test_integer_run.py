@@ -1,0 +1,196 @@
+"""The integer kernels against LiteRT's, bit for bit: operators with everything drawn, networks tensor by tensor."""
+
+import numpy as np
+import pytest
+from int8_networks import SHAPES, STORED, drawn, int8
+from integer_cases import CASES, LUT, Draw, write
+
+from hwlimits.quantization import quantize, symmetric
+from hwlimits.training import integer_run, kernel_differences
+from hwlimits.training.integer_operators import KERNELS, OperatorError
+from hwlimits.training.litert import micro_runtime
+from hwlimits.training.litert_build import Spec, single
+
+FILES = 12  # of each kind; more are tried by `python tests/test_integer_run.py`
+
+
+def check(kind, seed):
+    file = CASES[kind](seed)
+    inputs = integer_run.random_inputs(file, seed=seed)
+    if inputs[0].size == 256:
+        inputs = [np.arange(-128, 128, dtype=np.int8).reshape(inputs[0].shape)]  # every code
+    ours = integer_run.run(file, inputs)
+    return integer_run.differences(file, ours, integer_run.reference(file, inputs))[0], ours
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_operators_are_bit_exact(kind):
+    values = set()
+    for seed in range(FILES):
+        found, ours = check(kind, seed)
+        assert found.differing == 0, (seed, found)
+        values |= set(np.unique(ours[found.index]).tolist())
+    assert len(values) > 20, "outputs that are all saturated would show nothing"
+
+
+@pytest.mark.parametrize("name", [*SHAPES, *STORED])
+def test_networks_are_bit_exact_tensor_by_tensor(int8_files, name):
+    file = int8_files[name]
+    for seed in range(2):
+        inputs = integer_run.random_inputs(file, seed=seed)
+        ours, theirs = integer_run.run(file, inputs), integer_run.reference(file, inputs)
+        found = integer_run.differences(file, ours, theirs)
+        assert len(found) == sum(len(op.outputs) for op in file._model.subgraphs[0].operators)
+        assert [d for d in found if d.differing] == []
+        assert all(ours[d.index].dtype == theirs[d.index].dtype for d in found)
+
+
+@pytest.mark.parametrize("seed", [1, 3])
+def test_networks_of_drawn_layers_are_bit_exact(seed):
+    from hwlimits.training.keras import keras
+
+    keras.utils.set_random_seed(seed)
+    file = int8(drawn(seed), per_channel=seed != 3)
+    inputs = integer_run.random_inputs(file, seed=seed)
+    found = integer_run.differences(file, integer_run.run(file, inputs), integer_run.reference(file, inputs))
+    assert [d for d in found if d.differing] == []
+
+
+def test_a_batch_runs_as_its_examples_do(int8_files):
+    file = int8_files[STORED[0]]
+    inputs = integer_run.random_inputs(file, batch=3)
+    together, output = integer_run.run(file, inputs), file._model.subgraphs[0].outputs[0]
+    for i in range(3):
+        np.testing.assert_array_equal(integer_run.run(file, [inputs[0][i : i + 1]])[output][0], together[output][i])
+
+
+@pytest.mark.skipif(micro_runtime() is None, reason="tflite-micro has wheels for Linux on x86-64 only")
+@pytest.mark.parametrize("name", ["mlp", "residual", "depthwise", "concatenation", *STORED[:2]])
+def test_the_microcontroller_runtime_s_kernels_are_known_too(int8_files, name):
+    file = int8_files[name]
+    output = file._model.subgraphs[0].outputs[0]
+    interpreter = micro_runtime().Interpreter.from_bytes(file.content)
+    for seed in range(10):
+        inputs = integer_run.random_inputs(file, seed=seed)
+        interpreter.set_input(inputs[0], 0)
+        interpreter.invoke()
+        np.testing.assert_array_equal(integer_run.run(file, inputs, kernels="micro")[output], interpreter.get_output(0))
+
+
+def test_the_converter_s_weights_are_symmetric_codes():
+    """Scales and codes of a file, found again from the Keras weights that it came from."""
+    from hwlimits.training.keras import keras
+
+    keras.utils.set_random_seed(0)
+    conv = keras.layers.Conv2D(8, 3)
+    file = int8(keras.Sequential([keras.Input((8, 8, 3)), conv]))
+    kernel = conv.kernel.numpy()
+    q = symmetric(np.abs(kernel).max(axis=(0, 1, 2)), axis=3)
+    np.testing.assert_array_equal(file.layers[0].weights, quantize(kernel, q).transpose(3, 0, 1, 2))
+    scales = file._model.subgraphs[0].tensors[file._model.subgraphs[0].operators[0].inputs[1]].quantization.scale
+    np.testing.assert_array_equal(scales, q.scale)
+
+
+# --- the default kernels -----------------------------------------------------------------------
+
+EXPLAINED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "MUL", "MEAN", "QUANTIZE")
+
+
+@pytest.mark.parametrize("kind", EXPLAINED)
+def test_xnnpack_s_kernels_round_as_it_is_said(kind):
+    differing = 0
+    for seed in range(40):
+        file = CASES[kind](seed)
+        (found,) = kernel_differences.by_operator(file, integer_run.random_inputs(file, seed=seed))
+        assert (found.by_xnnpack, found.unexplained) == (True, 0), (seed, found)
+        assert found.largest <= 1
+        differing += found.differing
+    if kind in ("MUL", "MEAN", "QUANTIZE"):  # where a step's difference is common enough to be sure to be met
+        assert differing > 0
+
+
+def test_halves_show_each_way_of_rounding():
+    """Sums of -4 to 4 at half their scale: LiteRT's convolution, its dense layer, XNNPACK's either."""
+
+    def halved(kind, shape):
+        d = Draw(0)
+        x, _, _ = d.codes(shape, 1, 0)
+        w = d.build.tensor((1, 1, 1, 1) if kind == "CONV_2D" else (1, 1), "INT8", np.ones(1), scale=1)
+        y, _, _ = d.codes(shape, 2, 0)
+        options = {"strideH": 1, "strideW": 1, "dilationHFactor": 1, "dilationWFactor": 1} if kind == "CONV_2D" else {}
+        bias = d.build.tensor((1,), "INT32", np.zeros(1), scale=1)
+        name = "Conv2D" if kind == "CONV_2D" else "FullyConnected"
+        file = write(kind, d.build, [x, w, bias], [x], [y], 3 if kind == "CONV_2D" else 4, name, **options)
+        given = [np.arange(-3, 4, 2, dtype=np.int8).reshape(shape)]
+        default, by_xnnpack = kernel_differences._defaults(file, given)
+        assert by_xnnpack
+        return integer_run.reference(file, given)[y].ravel().tolist(), default[y].ravel().tolist()
+
+    assert halved("CONV_2D", (1, 4, 1, 1)) == ([-1, 0, 1, 2], [-2, 0, 0, 2])
+    assert halved("FULLY_CONNECTED", (4, 1)) == ([-2, -1, 1, 2], [-2, 0, 0, 2])
+
+
+def test_differences_grow_over_a_network_and_stay_steps(int8_files):
+    file = int8_files["residual"]
+    inputs = integer_run.random_inputs(file)
+    alone = kernel_differences.by_operator(file, inputs)
+    assert all(d.unexplained == 0 and d.largest <= 1 for d in alone)
+    together = kernel_differences.over_network(file, inputs)
+    assert [d.kind for d in together] == [d.kind for d in alone]
+    assert together[0].differing == alone[0].differing
+    assert sum(d.differing for d in together) > sum(d.differing for d in alone) > 0
+    assert max(d.largest for d in together) <= 4
+
+
+# --- what is refused ---------------------------------------------------------------------------
+
+
+def test_everything_that_is_not_known_is_named_in_one_error(int8_files):
+    file = single(Spec("DIV", "int8", (1, 4, 4, 2)))
+    with pytest.raises(OperatorError, match="the integer kernels don't have DIV: build the network of other layers"):
+        integer_run.run(file, integer_run.random_inputs(file))
+    file = single(Spec("FULLY_CONNECTED", "dynamic", (1, 8), 4))
+    with pytest.raises(OperatorError, match=r"operator 0 \(FULLY_CONNECTED\) computes with float32: only int8 files"):
+        integer_run.run(file, integer_run.random_inputs(file))
+    file = int8_files[STORED[0]]
+    with pytest.raises(OperatorError, match="the file has 1 inputs, and 0 were given"):
+        integer_run.run(file, [])
+    with pytest.raises(
+        OperatorError, match=r"is int8 of the shape \[1, 28, 28, 1\], and float64 of the shape \[28, 28\] was"
+    ):
+        integer_run.run(file, [np.zeros((28, 28))])
+    with pytest.raises(OperatorError, match=r"run\(kernels='cmsis'\): choose from reference, micro, xnnpack"):
+        integer_run.run(file, integer_run.random_inputs(file), kernels="cmsis")
+
+
+def test_tensors_of_different_shapes_are_no_comparison(int8_files):
+    file = int8_files[STORED[0]]
+    one, two = (integer_run.run(file, integer_run.random_inputs(file, batch)) for batch in (1, 2))
+    with pytest.raises(OperatorError, match="of CONV_2D is .* here and .* there"):
+        integer_run.differences(file, one, two)
+
+
+def test_a_planted_step_is_seen(int8_files):
+    """The comparison itself: one number of one tensor a step off."""
+    file = int8_files[STORED[0]]
+    inputs = integer_run.random_inputs(file)
+    ours, theirs = integer_run.run(file, inputs), integer_run.reference(file, inputs)
+    index = int(file._model.subgraphs[0].operators[2].outputs[0])
+    ours[index] = ours[index].copy()
+    ours[index].flat[7] += 1
+    assert [(d.index, d.differing, d.largest) for d in integer_run.differences(file, ours, theirs) if d.differing] == [
+        (index, 1, 1)
+    ]
+
+
+def test_codes_of_a_table_and_kernels_by_name():
+    assert set(KERNELS) == {"reference", "micro", "xnnpack"}
+    assert set(LUT) <= set(CASES)
+
+
+if __name__ == "__main__":  # hundreds of files of each kind: python tests/test_integer_run.py 300
+    import sys
+
+    for kind in CASES:
+        wrong = [seed for seed in range(int(sys.argv[1])) if check(kind, seed)[0].differing]
+        print(kind, "exact" if not wrong else f"not exact: seeds {wrong}", flush=True)
