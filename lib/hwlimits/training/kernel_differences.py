@@ -1,7 +1,9 @@
 """How far LiteRT's default kernels (XNNPACK's, mostly) are from its reference ones, and whether it is known why.
 
-Two kernels that round otherwise differ by a step here and there. Operator by operator, on the same inputs,
-that can be told from `fixed_point`'s three roundings; over a network one step leads to the next.
+A reference convolution rounds twice: what lies a little before the middle of two codes is first rounded to the middle
+and then away from it, and halves go up or away from 0. XNNPACK rounds once, in float32, halves to even. So they differ
+by a step here and there; operator by operator, on the same inputs, `run(kernels="xnnpack")` tells where. Over a network
+one step leads to the next.
 """
 
 from __future__ import annotations
