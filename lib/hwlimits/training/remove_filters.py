@@ -98,7 +98,7 @@ def remove_filters(model: keras.Model, keep: Mapping[str, np.ndarray]) -> keras.
     found: dict[str, _Smaller] = {}
     for name in inputs:  # every layer comes after what it reads
         layer = model.get_layer(name)
-        before = [found[name].output for name in inputs[name]] or [_all_of(layer.input_shape)]
+        before = [found[source].output for source in inputs[name]] or [_all_of(layer.input_shape)]
         found[name] = _smaller(layer, before, keep.get(name))
     for name in outputs:
         if not found[name].output.whole:
