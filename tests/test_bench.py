@@ -117,6 +117,7 @@ def test_rows_of_compression_name_their_peers():
             *compression.int8_rows((16,), (("made up", 6, 4, 8, 3),), **QUICK),
             *compression.matvec_rows(((32, 40, 0.8),), **QUICK),
             *compression.pointwise_rows((0.5, 0.9), ((6, 8, 16), (4, 16, 16)), **QUICK),
+            *compression.layer_rows(4, 16, 16, **QUICK),
         ]
     peers = [(r["kernel"].split(",")[0], r["peer_name"].split(" 0.")[0]) for r in rows]
     assert peers == [
@@ -125,6 +126,7 @@ def test_rows_of_compression_name_their_peers():
         ("CSR matvec", "scipy.sparse CSR"), ("CSR matvec", "OpenBLAS"),
         ("16 x 1 blocks matvec", "scipy.sparse BSR"), ("16 x 1 blocks matvec", "OpenBLAS"),
         ("sparse convolution", "LiteRT float32, dense"), ("sparse convolution", "LiteRT float32, dense"),
+        *[("sparse convolution", peer) for peer in ("scipy.sparse CSR", "OpenBLAS", "LiteRT float32, dense")] * 4,
     ]  # fmt: skip
     assert all(tuple(r) == bench.COLUMNS and r["threads"] == 1 for r in rows)
 
@@ -190,7 +192,7 @@ def test_sparse_layers_are_faster_than_dense_ones(stored):
 
 
 def test_csr_is_faster_than_scipy(stored):
-    rows = of(stored, "CSR matvec", "scipy.sparse") + of(stored, "sparse convolution, 512", "scipy.sparse")
+    rows = of(stored, "CSR matvec", "scipy.sparse") + of(stored, "sparse convolution, 1 x 1", "scipy.sparse")
     assert all(float(r["ratio"]) >= 1.5 for r in rows), [(r["kernel"], r["size"], r["ratio"]) for r in rows]
 
 

@@ -99,26 +99,33 @@ def pointwise_rows(sparsities=SPARSITIES, layers=POINTWISE, **options) -> Iterat
         yield row(kernel, len(layers), "layers", IN_A_ROW * work, "GFLOP/s with zeros", "LiteRT float32, dense", found)
 
 
-def pointwise_layer(size: int, weights: np.ndarray) -> Network:
+def pointwise_layer(size: int, weights: np.ndarray, block: int = 1) -> Network:
     """One layer with weights (outputs, inputs) on random planes (inputs, size, size)."""
     outputs, inputs = weights.shape
-    layer = Convolution(weights.T.reshape(1, 1, inputs, outputs), np.zeros(outputs), low=0.0)
+    layer = Convolution(weights.T.reshape(1, 1, inputs, outputs), np.zeros(outputs), low=0.0, block=block)
     network = Network([layer], (inputs, size, size), channels_first=True)
     network(np.random.default_rng(0).standard_normal(network.shape).astype(np.float32))
     return network
 
 
-def scipy_rows(**options) -> Iterator[dict]:
-    """One pointwise layer as scipy.sparse would do it: a CSR matrix times a matrix of pixels."""
+def layer_rows(size: int = 14, inputs: int = 512, outputs: int = 512, **options) -> Iterator[dict]:
+    """One pointwise layer, of single weights and of blocks, beside every peer: a matrix times a matrix of pixels."""
     random = np.random.default_rng(0)
+    pixels = random.standard_normal((inputs, size * size)).astype(np.float32)
+    litert = single(Spec("CONV_2D", "float32", (1, size, size, inputs), outputs)).interpreter()
     for sparsity in (0.9, 0.95):
-        weights = pruned((512, 512), sparsity, random)
-        network, theirs = pointwise_layer(14, weights), scipy_sparse.csr_matrix(weights)
-        pixels = random.standard_normal((512, 14 * 14)).astype(np.float32)
-        found = compare(lambda a=theirs, x=pixels: a @ x, network.invoke, **options)
-        work = 2 * np.count_nonzero(weights) * pixels.shape[1] / 1e9
-        kernel = f"sparse convolution, 512 x 512, {100 * sparsity:.0f} % zeros"
-        yield row(kernel, pixels.shape[1], "pixels", work, "GFLOP/s of nonzeros", "scipy.sparse CSR", found)
+        for block in (1, 4):
+            weights = pruned((outputs, inputs), sparsity, random, block)
+            network, csr = pointwise_layer(size, weights, block), scipy_sparse.csr_matrix(weights)
+            work = 2 * np.count_nonzero(weights) * size * size / 1e9
+            kernel = f"sparse convolution, {block} x 1 blocks, {100 * sparsity:.0f} % zeros, {outputs} outputs"
+            for peer, call in (
+                ("scipy.sparse CSR", lambda a=csr: a @ pixels),
+                (f"OpenBLAS {openblas()['version']}, dense", lambda a=weights: a @ pixels),
+                ("LiteRT float32, dense", litert.invoke),
+            ):
+                found = compare(call, network.invoke, **options)
+                yield row(kernel, inputs, "inputs", work, "GFLOP/s of nonzeros", peer, found)
 
 
 def network_rows(file: LiteRTFile, sparsities=(0.8, 0.9, 0.95), **options) -> Iterator[dict]:
@@ -198,7 +205,7 @@ def main() -> None:
     with threadpool_limits(1):
         predicted = predicted_break_even(**OPTIONS)
         sources = (
-            kernel_bench.all_rows(**OPTIONS), int8_rows(**OPTIONS), matvec_rows(**OPTIONS), scipy_rows(**OPTIONS),
+            kernel_bench.all_rows(**OPTIONS), int8_rows(**OPTIONS), matvec_rows(**OPTIONS), layer_rows(**OPTIONS),
             network_rows(file, **OPTIONS),
         )  # fmt: skip
         rows = [found for source in sources for found in tqdm(source, desc="kernels", unit="comparison")]
