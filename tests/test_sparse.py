@@ -37,8 +37,10 @@ def test_blocks_are_those_of_scipy(block, shape, density):
     assert np.array_equal(found.values, theirs.data.ravel())
     assert (found.shape, found.block) == (shape, block)
     assert found.density == pytest.approx(theirs.data.size / a.size)
-    assert found.nbytes == 4 * theirs.data.size + 4 * len(theirs.indices) + 8 * len(theirs.indptr)
-    assert [x.dtype for x in (found.values, found.columns, found.starts)] == [np.float32, np.int32, np.int64]
+    place = np.uint16 if block == 1 else np.int32
+    assert [x.dtype for x in (found.values, found.columns, found.starts)] == [np.float32, place, np.int64]
+    places = (2 if block == 1 else 4) * len(theirs.indices)
+    assert found.nbytes == 4 * theirs.data.size + places + 8 * len(theirs.indptr)
 
 
 @pytest.mark.parametrize("block", BLOCKS)
@@ -72,6 +74,17 @@ def test_product_of_every_shape(block, density, shape):
     assert_product(y, a, x)
     if density == 0:
         assert np.array_equal(y, np.zeros(shape[0]))
+
+
+@pytest.mark.parametrize("columns", [2**15 + 1, 2**16, 2**16 + 1])
+@pytest.mark.parametrize("block", BLOCKS)
+def test_places_as_far_away_as_their_type_goes(block, columns):
+    a, x = matrix(2 * block, columns, 0.001), vector(columns)
+    a[:, [0, -1]] = 1
+    rows = compress(a, block)
+    assert rows.columns.max() == columns - 1
+    assert rows.columns.dtype == (np.uint16 if block == 1 and columns <= 2**16 else np.int32)
+    assert_product(matvec(rows, x), a, x)
 
 
 def test_the_bound_of_the_tests_sees_a_wrong_product():
