@@ -191,11 +191,11 @@ FILES = [
 @pytest.mark.parametrize("spec", FILES, ids=lambda s: f"{s.kind} {s.shape} {s.window}/{s.stride}")
 @pytest.mark.parametrize("how", ["any scales", "ties", "ReLU6"])
 def test_litert_gives_the_same_bits(spec, how):
-    """XNNPACK's kernels round the float32 product to even, as ours; the reference kernels round it away from zero."""
+    """XNNPACK's kernels round the float32 product to even, as ours; the reference kernels round twice, in integers."""
     random = np.random.default_rng(0)
     outputs, depth = spec.outputs, int(np.prod(single(spec).layers[0].weights.shape[1:]))
     bias, x, y = random.integers(-2000, 2000, outputs), (0.043, 17), (0.1, -5)
-    w_scale = random.uniform(0.5, 2, outputs) / np.sqrt(depth) / 1000
+    w_scale = random.uniform(0.5, 2, outputs) / np.sqrt(depth) / 100  # outputs of about 3
     if how == "ties":
         x, y = (0.5, -3), (1, 2)
         w_scale = np.full(outputs, 2.0 ** -np.round(np.log2(np.sqrt(depth))))  # sums of about 146 times the root
@@ -221,10 +221,6 @@ def test_litert_gives_the_same_bits(spec, how):
         plain = litert(file, images, reference=True).reshape(ours.shape).astype(int)
         assert np.abs(plain - ours).max() <= 1
         differ += np.sum(plain != ours)
-        if how == "ties":
-            exact = sums_of(image, weights, bias, x[1], spec.stride, "same") * (x[0] * w_scale / y[0])
-            away = np.copysign(np.floor(np.abs(exact) + 0.5), exact)
-            assert np.array_equal(plain, np.clip(away + y[1], -128, 127))
     assert how != "ties" or differ, "there were ties"
 
 
