@@ -19,7 +19,7 @@ from hwlimits.kernels.sparse import LANES, VECTORS, compress
 from hwlimits.kernels.steps import CLEAR, DOT, FIELDS, LAY, MEAN, POOL, ROWS, STRIDED, run
 
 IN_L2 = 32 << 10  # floats that a convolution reads and finds there again
-BEHIND = 4 * LANES  # elements behind an image that a step may touch
+BEHIND = 8 * LANES  # elements behind an image that a step may touch, twice the STRIDED registers of `strided_rows`
 NO_PADS = (0, 0), (0, 0)
 
 
@@ -88,12 +88,13 @@ class _Plan:
     """Steps, and what they work on, as they grow while the layers are gone through.
 
     A step reads what the one before wrote, so two parts of the memory take turns, and what was just written is
-    still in a cache; `second` is where the second part begins, `parts` how large they have to be.
+    still in a cache; `begins` is where the parts begin, `parts` how large they have to be. The image that the
+    network is called with has a part of its own, the first one, so that it can be run again.
     """
 
-    second: int
-    parts: list = field(default_factory=lambda: [0, 0])
-    turn: int = 1
+    begins: tuple[int, ...]
+    parts: list = field(default_factory=lambda: [0, 0, 0])
+    turn: int = 0
     steps: list = field(default_factory=list)
     bounds: list = field(default_factory=list)
     values: list = field(default_factory=list)
@@ -106,12 +107,14 @@ class _Plan:
         self.bounds.append([low, high])
 
     def memory(self, elements: int) -> int:
-        self.turn ^= 1
-        self.parts[self.turn] = max(self.parts[self.turn], -(-elements // LANES) * LANES + BEHIND)
-        return self.turn * self.second
+        turn, self.turn = self.turn, 2 if self.turn == 1 else 1
+        self.parts[turn] = max(self.parts[turn], -(-elements // LANES) * LANES + BEHIND)
+        return self.begins[turn]
 
     def rows(self, matrix: np.ndarray, bias: np.ndarray, places: np.ndarray, block: int) -> tuple[int, ...]:
         """Append a matrix (outputs, inputs); input i of block of rows b is at places[b, i]. Where its parts begin."""
+        if np.shape(bias) != (len(matrix),):
+            raise ValueError(f"has {len(matrix)} outputs and a bias {np.shape(bias)}; it takes one for each")
         rows = compress(np.ascontiguousarray(matrix, np.float32), block)
         row = np.repeat(np.arange(len(rows.starts) - 1), np.diff(rows.starts))
         offsets = np.broadcast_to(places, (len(rows.starts) - 1, matrix.shape[1]))[row, rows.columns]
@@ -148,8 +151,8 @@ class Network:
         if not layers:
             raise ValueError("Network: needs a layer")
         self.layers, self.shape, self._channels_first = tuple(layers), tuple(shape), channels_first
-        sizes = self._plan(0)[0].parts
-        plan, self._out = self._plan(sizes[0])
+        sizes = self._plan((0, 0, 0))[0].parts
+        plan, self._out = self._plan((0, sizes[0], sizes[0] + sizes[1]))
         self._memory = aligned(sum(sizes))  # every step writes all that the next one reads
         self._input = self._memory[: int(np.prod(shape))].reshape(shape)
         parts = (plan.values, plan.offsets, plan.starts, plan.biases)
@@ -158,8 +161,8 @@ class Network:
         self._steps = np.array(plan.steps, np.int64).reshape(-1, FIELDS)
         self._bounds = np.array(plan.bounds, np.float32).reshape(-1, 2)
 
-    def _plan(self, second: int) -> tuple[_Plan, _Place]:
-        plan = _Plan(second)
+    def _plan(self, begins: tuple[int, ...]) -> tuple[_Plan, _Place]:
+        plan = _Plan(begins)
         if self._channels_first:
             channels, height, width = self.shape
             x, column = _Place(channels, height, width, 0, height * width, width), 1
@@ -211,6 +214,8 @@ def _add(plan: _Plan, layers: Sequence[Layer], x: _Place, column: int) -> _Place
         out = _Place(x.channels, 1, 1, plan.memory(x.channels), 1, 1)
         plan.step(MEAN, x.channels, x.height, x.width, x.at, x.plane, x.pitch, out.at)
         return out
+    if layer.size < 1:
+        raise ValueError(f"has size = {layer.size}; it is 1 or more")
     height, width = x.height // layer.size, x.width // layer.size
     if not height or not width:
         raise ValueError(f"takes {layer.size} x {layer.size} pixels, and there are {x.height} x {x.width}")
@@ -234,6 +239,10 @@ def _add_dense(plan: _Plan, layer: Dense, x: _Place, column: int) -> _Place:
 
 def _add_convolution(plan: _Plan, layers: Sequence[Layer], x: _Place, column: int) -> _Place:
     layer = layers[0]
+    if layer.weights.ndim != 4:
+        raise ValueError(f"has weights {layer.weights.shape}; they are (height, width, inputs, outputs)")
+    if layer.stride < 1:
+        raise ValueError(f"has stride = {layer.stride}; it is 1 or more")
     kernel_height, kernel_width, inputs, outputs = layer.weights.shape
     if inputs != x.channels or (layer.depthwise and outputs != 1):
         raise ValueError(f"has weights {layer.weights.shape}, and {x.channels} channels come to it")
@@ -245,7 +254,12 @@ def _add_convolution(plan: _Plan, layers: Sequence[Layer], x: _Place, column: in
         return _add_dense(plan, Dense(layer.weights[0, 0], layer.bias, layer.low, layer.high, layer.block), x, column)
     if layer.block not in VECTORS:
         raise ValueError(f"has block = {layer.block}; a convolution's is one of {', '.join(map(str, VECTORS))}")
-    in_place = column == 1 and x.pads == pads and _in_place(layer)
+    if layer.depthwise and layer.block != 1:
+        raise ValueError(
+            f"has block = {layer.block}; a depthwise convolution's is 1: each channel has zeros of its own"
+        )
+    fits = column == 1 and x.pads == pads and x.pitch >= _pitch(layers, x.height, x.width, 1)
+    in_place = fits and _in_place(layer)
     phases = 1 if in_place else stride
     if not in_place:
         x = _lay(plan, x, column, _pitch(layers, x.height, x.width, phases), pads, stride)
@@ -340,7 +354,10 @@ def _pads(layer: Convolution, height: int, width: int):
     if layer.padding != "same":
         try:
             (top, bottom), (left, right) = layer.padding
-            return (int(top), int(bottom)), (int(left), int(right))
+            pads = (int(top), int(bottom)), (int(left), int(right))
+            if min(*pads[0], *pads[1]) < 0:
+                raise ValueError
+            return pads
         except (TypeError, ValueError):
             raise ValueError(
                 f"has padding = {layer.padding!r}; choose 'valid', 'same' or ((top, bottom), (left, right))"

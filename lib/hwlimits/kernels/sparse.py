@@ -73,7 +73,8 @@ def compress(matrix: np.ndarray, block: int = 1) -> SparseRows:
             f"compress(block={block}) of {matrix.shape[0]} rows: a block has {', '.join(map(str, BLOCKS))} rows, "
             "and the rows of the matrix are a multiple of it"
         )
-    blocks = matrix.reshape(-1, block, matrix.shape[1]).swapaxes(1, 2)  # (rows of blocks, columns, block)
+    rows, columns = matrix.shape
+    blocks = matrix.reshape(rows // block, block, columns).swapaxes(1, 2)  # (rows of blocks, columns, block)
     kept = (blocks != 0).any(axis=2)  # NaN is not zero
     starts = np.concatenate([[0], np.cumsum(kept.sum(axis=1))]).astype(np.int64)
     short = block == 1 and matrix.shape[1] <= 1 << 16  # a quarter less to read for each number
