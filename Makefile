@@ -61,6 +61,9 @@ results-choices: $(INSTALLED)  ## make data/results/case_study_choices.json: the
 results-memory: $(INSTALLED)  ## make data/results/training_memory.csv: ten networks, predicted and measured (12 minutes)
 	$(RUN) -m hwlimits.training.memory
 
+results-kernel-differences: $(INSTALLED)  ## make data/results/kernel_differences.csv: XNNPACK's int8 kernels beside LiteRT's reference
+	$(RUN) -m hwlimits.training.kernel_differences
+
 results-predictions: $(INSTALLED)  ## make data/results/prediction_errors.csv: times predicted and measured (a quiet computer)
 	$(RUN) -m hwlimits.training.prediction_errors
 
@@ -80,4 +83,4 @@ format: $(INSTALLED)  ## format the code
 clean:  ## remove what was built (the virtual environment and trained models)
 	rm -rf $(VENV) build dist
 
-.PHONY: help setup case-study test lab execute results-case-study results-choices results-memory results-predictions results-gains bench lock format clean
+.PHONY: help setup case-study test lab execute results-case-study results-choices results-memory results-kernel-differences results-predictions results-gains bench lock format clean

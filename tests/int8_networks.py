@@ -150,7 +150,10 @@ def drawn(seed):
 def int8(model, per_channel: bool = True) -> LiteRTFile:
     """Quantized after training, on random images."""
     random = np.random.default_rng(0)
-    converter = tf.lite.TFLiteConverter.from_keras_model(model)
+    signature = [tf.TensorSpec(x.shape, x.dtype) for x in model.inputs]
+    call = tf.function(lambda *x: model(x[0] if len(x) == 1 else x)).get_concrete_function(*signature)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([call], model)
+    converter.experimental_lower_to_saved_model = False  # which takes most of the time
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     shapes = [(1, *x.shape[1:]) for x in model.inputs]
     converter.representative_dataset = lambda: (

@@ -51,6 +51,7 @@ class Draw:
         return self.one(-128, 127, 0, self.integer(-128, 127), self.integer(-128, 127))
 
     def codes(self, shape, scale=None, zero=None):
+        """A tensor of int8 codes, its scale and its zero point."""
         scale, zero = self.scale() if scale is None else scale, self.zero() if zero is None else zero
         return self.build.tensor(shape, "INT8", scale=scale, zero=zero), np.float32(scale), zero
 
@@ -58,13 +59,23 @@ class Draw:
         values = np.asarray(values)
         return self.build.tensor(values.shape, "INT32", values)
 
-    def weights(self, shape, axis, channels):
-        values = self.random.integers(-127, 128, shape)
+    def weights(self, shape, axis, channels, bits=8):
+        """Codes of 8 bits, or of 4, of which LiteRT has two in a byte, the first in its lower half."""
+        high = 2 ** (bits - 1)
+        values = self.random.integers(1 - high, high, shape)
         if channels:
             scale = np.array([self.scale(1e-4, 0.3) for _ in range(shape[axis])], np.float32)
         else:
             scale = self.scale(1e-4, 0.3)
-        return self.build.tensor(shape, "INT8", values, scale=scale, axis=axis), scale
+        if bits == 8:
+            return self.build.tensor(shape, "INT8", values, scale=scale, axis=axis), scale
+        made = self.build.tensor(shape, "INT4", scale=scale * 16, axis=axis)
+        codes = np.append(values.ravel() & 15, np.zeros(values.size % 2, int)).reshape(-1, 2)
+        buffer = schema.BufferT()
+        buffer.data = (codes[:, 0] | codes[:, 1] << 4).astype(np.uint8)
+        self.build.tensors[made].buffer = len(self.build.buffers)
+        self.build.buffers.append(buffer)
+        return made, scale * 16
 
     def bias(self, scale, count, spread):
         return self.build.tensor((count,), "INT32", self.random.normal(0, spread, count), scale=scale)
@@ -75,27 +86,27 @@ class Draw:
         return np.float32(typical * self.one(1, 1, 1, 0.3, 3, 1e-3, 1e4))
 
 
-def conv(seed):
+def conv(seed, bits=8):
     d = Draw(seed)
     kernel, strides = (d.integer(1, 4), d.integer(1, 4)), (d.integer(1, 3), d.integer(1, 3))
     dilations = (d.integer(1, 2), d.integer(1, 2)) if strides == (1, 1) else (1, 1)
-    groups = d.one(1, 1, 2, 3)
+    groups = d.one(1, 1, 2, 3) if bits == 8 else 1
     channels, outputs = groups * d.integer(1, 5), groups * d.integer(1, 5)
     height, width = (d.integer((k - 1) * n + 1, 9) for k, n in zip(kernel, dilations, strict=True))
     x, scale, _ = d.codes((d.integer(1, 2), height, width, channels))
-    w, w_scale = d.weights((outputs, *kernel, channels // groups), 0, d.one(True, True, False))
+    w, w_scale = d.weights((outputs, *kernel, channels // groups), 0, d.one(True, True, False), bits)
     y = d.output_scale(scale * w_scale, kernel[0] * kernel[1] * channels // groups)
     return _layer(d, "CONV_2D", "Conv2D", x, w, scale * w_scale, outputs, y, strides, dilations, kernel, 3)
 
 
-def depthwise(seed):
+def depthwise(seed, bits=8):
     d = Draw(seed)
     kernel, stride = (d.integer(1, 4), d.integer(1, 4)), d.integer(1, 3)
     dilations = (d.integer(1, 2), d.integer(1, 2)) if stride == 1 else (1, 1)
     channels, multiplier = d.integer(1, 6), d.one(1, 1, 2, 3)
     height, width = (d.integer((k - 1) * n + 1, 9) for k, n in zip(kernel, dilations, strict=True))
     x, scale, _ = d.codes((d.integer(1, 2), height, width, channels))
-    w, w_scale = d.weights((1, *kernel, channels * multiplier), 3, d.one(True, True, False))
+    w, w_scale = d.weights((1, *kernel, channels * multiplier), 3, d.one(True, True, False), bits)
     y = d.output_scale(scale * w_scale, kernel[0] * kernel[1])
     return _layer(d, "DEPTHWISE_CONV_2D", "DepthwiseConv2D", x, w, scale * w_scale, channels * multiplier, y,
                   (stride, stride), dilations, kernel, 3, depthMultiplier=multiplier)  # fmt: skip
@@ -130,16 +141,16 @@ def transpose_conv(seed):
     if d.one(True, False):
         inputs.append(d.bias(scale * w_scale, outputs, 3000))
     y, _, _ = d.codes((1, *size, outputs), d.output_scale(scale * w_scale, kernel[0] * kernel[1] * channels))
-    return write("TRANSPOSE_CONV", d.build, inputs, [x], [y], 3 if len(inputs) > 3 else 2, "TransposeConv",
-                 padding=padding, strideH=strides[0], strideW=strides[1])  # fmt: skip
+    return write("TRANSPOSE_CONV", d.build, inputs, [x], [y], 4, "TransposeConv", padding=padding, strideH=strides[0],
+                 strideW=strides[1], fusedActivationFunction=d.integer(0, 3))  # fmt: skip
 
 
-def dense(seed):
+def dense(seed, bits=8):
     d = Draw(seed)
     rows, depth, outputs = d.integer(1, 4), d.integer(1, 300), d.integer(1, 20)
     keep = d.one(True, False)
     x, scale, _ = d.codes((2, rows, depth) if keep else (rows, depth))
-    w, w_scale = d.weights((outputs, depth), 0, d.one(True, False) and outputs > 1)
+    w, w_scale = d.weights((outputs, depth), 0, d.one(True, False) and outputs > 1, bits)
     inputs = [x, w]
     if d.one(True, True, False):
         inputs.append(d.bias(scale * w_scale, outputs, 3000))
@@ -199,10 +210,14 @@ def extreme(seed, kind="MAXIMUM"):
     return write(kind, d.build, [x, y], [x, y], [z], 2, "MaximumMinimum")
 
 
-def requantize(seed):
+def requantize(seed, types=("INT8", "INT8")):
     d = Draw(seed)
     x, scale, _ = d.codes((256,))
     y, _, _ = d.codes((256,), scale * np.float32(np.exp(d.random.uniform(-4, 4))))
+    for i, name in zip((x, y), types, strict=True):
+        if name == "UINT8":
+            d.build.tensors[i].type = schema.TensorType.UINT8
+            d.build.tensors[i].quantization.zeroPoint += 128
     return write("QUANTIZE", d.build, [x], [x], [y], 2)
 
 
@@ -270,9 +285,12 @@ def resize(seed, kind="RESIZE_BILINEAR"):
 LUT = {"LOGISTIC": (np.float32(1 / 256), -128), "TANH": (np.float32(1 / 128), 0)}
 CASES = {
     "CONV_2D": conv,
+    "CONV_2D of 4 bits": lambda seed: conv(seed, 4),
     "DEPTHWISE_CONV_2D": depthwise,
+    "DEPTHWISE_CONV_2D of 4 bits": lambda seed: depthwise(seed, 4),
     "TRANSPOSE_CONV": transpose_conv,
     "FULLY_CONNECTED": dense,
+    "FULLY_CONNECTED of 4 bits": lambda seed: dense(seed, 4),
     "BATCH_MATMUL": matrix_product,
     "AVERAGE_POOL_2D": pool,
     "MAX_POOL_2D": lambda seed: pool(seed, "MAX_POOL_2D"),
@@ -283,6 +301,8 @@ CASES = {
     "MAXIMUM": extreme,
     "MINIMUM": lambda seed: extreme(seed, "MINIMUM"),
     "QUANTIZE": requantize,
+    "QUANTIZE of uint8": lambda seed: requantize(seed, ("UINT8", "INT8")),
+    "QUANTIZE to uint8": lambda seed: requantize(seed, ("INT8", "UINT8")),
     "RELU": one,
     "RELU6": lambda seed: one(seed, "RELU6"),
     "RELU_N1_TO_1": lambda seed: one(seed, "RELU_N1_TO_1", version=1),

@@ -147,7 +147,7 @@ def reciprocal_root(x, x_q, y_q) -> np.ndarray:
 
 
 def lookup(x, function: Callable[[np.ndarray], np.ndarray], x_q, y_q) -> np.ndarray:
-    """LOGISTIC, TANH, ELU, EXP, ...: a table of the function's value for each of the 256 codes, made in float32.
+    """LOGISTIC, TANH, EXP, ...: a table of the function's value for each of the 256 codes, made in float32.
 
     function   takes float64 and is rounded to float32, which is what a good C library's float32 function gives
 

@@ -216,6 +216,8 @@ def _slice(step: Step):
 
 
 def _strided_slice(step: Step):
+    if step.option("offset"):
+        raise OperatorError(f"operator {step.index} ({step.kind}) has ends that count from the beginnings: not known")
     masks = {name: step.option(f"{name}Mask") for name in ("begin", "end", "ellipsis", "newAxis", "shrinkAxis")}
     key: list = []
     for i, (begin, end, stride) in enumerate(zip(*(step.integers(k) for k in (1, 2, 3)), strict=True)):
@@ -227,7 +229,6 @@ def _strided_slice(step: Step):
         elif masks["shrinkAxis"] & bit:
             key.append(begin)
         else:
-            end = begin + end if step.option("offset") else end
             key.append(slice(None if masks["begin"] & bit else begin, None if masks["end"] & bit else end, stride))
     return step.x[0][tuple(key)]
 
@@ -240,6 +241,12 @@ def _split_v(step: Step):
     axis, sizes = step.integers(2)[0], step.integers(1)
     rest = step.x[0].shape[axis] - sum(n for n in sizes if n >= 0)
     return np.split(step.x[0], np.cumsum([rest if n < 0 else n for n in sizes])[:-1], axis=axis)
+
+
+def _gather(step: Step):
+    if step.option("batchDims"):
+        raise OperatorError(f"operator {step.index} ({step.kind}) takes other places in each batch: not known")
+    return np.take(step.x[0], step.x[1], axis=step.option("axis"))
 
 
 def _squeeze(step: Step):
@@ -320,7 +327,6 @@ OPERATORS: dict[str, Callable[[Step], np.ndarray | list[np.ndarray]]] = {
     "HARD_SWISH": lambda step: integer_pointwise.hard_swish(step.x[0], step.q[0], step.out[0]),
     "LOGISTIC": _lookup(_sigmoid),
     "TANH": _lookup(np.tanh),
-    "ELU": _lookup(lambda x: np.where(x < 0, np.expm1(x), x)),
     "EXP": _lookup(np.exp),
     "GELU": _gelu,
     "ABS": lambda step: integer_pointwise.absolute(step.x[0], step.q[0], step.out[0]),
@@ -353,7 +359,7 @@ OPERATORS: dict[str, Callable[[Step], np.ndarray | list[np.ndarray]]] = {
     "STRIDED_SLICE": _strided_slice,
     "SPLIT": _split,
     "SPLIT_V": _split_v,
-    "GATHER": lambda step: np.take(step.x[0], step.x[1], axis=step.option("axis")),
+    "GATHER": _gather,
     "TILE": lambda step: np.tile(step.x[0], step.integers(1)),
     "BROADCAST_TO": lambda step: np.broadcast_to(step.x[0], step.integers(1)),
     "REVERSE_V2": lambda step: np.flip(step.x[0], step.integers(1)),

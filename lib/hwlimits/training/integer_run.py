@@ -21,6 +21,12 @@ from hwlimits.training.stderr import caught_stderr
 _NUMPY = {"float32": np.float32, "int8": np.int8, "uint8": np.uint8, "int16": np.int16, "int32": np.int32,
           "int64": np.int64, "bool": np.bool_}  # fmt: skip
 
+_MORE_TYPES = dict.fromkeys(("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"), ("int4",)) | {
+    "QUANTIZE": ("uint8", "float32"),
+    "DEQUANTIZE": ("uint8", "float32"),
+    "CAST": ("uint8",),
+}
+
 
 @dataclass(frozen=True)
 class TensorDifference:
@@ -146,9 +152,7 @@ def _check(file: LiteRTFile) -> None:
     for index, op in enumerate(graph.operators):
         kind = _kind(model, op)
         types = {DTYPE_NAMES[graph.tensors[i].type] for i in (*op.inputs, *op.outputs) if i >= 0}
-        allowed = {"int8", "int4", "int32", "int64", "bool", "uint8"}
-        if kind in ("QUANTIZE", "DEQUANTIZE"):
-            allowed.add("float32")
+        allowed = {"int8", "int32", "int64", "bool", *_MORE_TYPES.get(kind, ())}
         if types - allowed:
             raise OperatorError(
                 f"operator {index} ({kind}) computes with {', '.join(sorted(types - allowed))}: "

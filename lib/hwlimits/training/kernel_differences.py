@@ -4,20 +4,35 @@ A reference convolution rounds twice: what lies a little before the middle of tw
 and then away from it, and halves go up or away from 0. XNNPACK rounds once, in float32, halves to even. So they differ
 by a step here and there; operator by operator, on the same inputs, `run(kernels="xnnpack")` tells where. Over a network
 one step leads to the next.
+
+`python -m hwlimits.training.kernel_differences` measures both on the int8 files of the case study and on test images
+of MNIST, and writes data/results/kernel_differences.csv, with what made it beside it.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import flatbuffers
 import numpy as np
 
-from hwlimits.training.integer_run import TensorDifference, differences, reference, run
+from hwlimits import data, quantization
+from hwlimits.machine.provenance import provenance, require_clean_commit, store_table
+from hwlimits.training import mnist
+from hwlimits.training.integer_run import TensorDifference, _quantization, differences, reference, run
 from hwlimits.training.litert import LiteRTFile
 from hwlimits.training.litert_parser import parse
 from hwlimits.training.stderr import caught_stderr
+
+SEEDS, IMAGES = range(5), 200
+# Shares are of an operator's outputs; explained_share is that which the model of XNNPACK's rounding has as it is.
+# `alone` is on the inputs of the reference kernels, `network` after all operators before.
+COLUMNS = (
+    "file", "index", "operator", "by_xnnpack", "images", "outputs", "alone_differing_share", "alone_largest_steps",
+    "explained_share", "network_differing_share", "network_largest_steps",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -103,3 +118,34 @@ def _defaults(file: LiteRTFile, inputs: Sequence[np.ndarray]) -> tuple[dict[int,
         interpreter.invoke()
     outputs = {int(i): interpreter.get_tensor(int(i)) for i in file._model.subgraphs[0].outputs}
     return outputs, any(o["op_name"] == "DELEGATE" for o in interpreter._get_ops_details())
+
+
+def rows(name: str, images: np.ndarray) -> list[dict]:
+    """Lines of the table: every operator of a file of one input and of operators with one output, on `images` uint8."""
+    file = LiteRTFile.read(data.path(name))
+    graph = file._model.subgraphs[0]
+    given = [quantization.quantize(mnist.scale(images), _quantization(graph.tensors[graph.inputs[0]]))]
+    found = []
+    for alone, together in zip(by_operator(file, given), over_network(file, given), strict=True):
+        values = (
+            name, alone.index, alone.kind, alone.by_xnnpack, len(images), alone.size, alone.share, alone.largest,
+            1 - alone.unexplained / alone.size, together.differing / together.size, together.largest,
+        )  # fmt: skip
+        found.append(dict(zip(COLUMNS, values, strict=True)))
+    return found
+
+
+def main() -> None:
+    """Measure the files of the case study, and store the table."""
+    require_clean_commit()
+    images = mnist.load("mnist-5k").x_test[:IMAGES]
+    made_by = provenance("python -m hwlimits.training.kernel_differences", seeds=SEEDS)
+    found = []
+    for seed in SEEDS:
+        found += rows(f"results/case_study/quantized-seed{seed}.tflite", images)
+        print(*found[-1].values(), file=sys.stderr, flush=True)
+    store_table(data.path("results") / "kernel_differences.csv", COLUMNS, found, made_by)
+
+
+if __name__ == "__main__":
+    main()
