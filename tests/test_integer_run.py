@@ -45,6 +45,16 @@ def test_operators_are_bit_exact(kind):
     )
 
 
+def test_a_softmax_s_sum_is_of_rounded_exponentials():
+    """Rows found where cutting instead of rounding gives another code: one in 10^5 does."""
+    rows = np.array([[124, -4, -12, 53, -63, -47], [97, -5, 75, 12, 38, 47], [123, -111, -70, -57, -87, -88]], np.int8)
+    d = Draw(0)
+    x, _, _ = d.codes(rows.shape, 0.033663276582956314, 0)
+    y, _, _ = d.codes(rows.shape, 1 / 256, -128)
+    file = write("SOFTMAX", d.build, [x], [x], [y], 2, "Softmax", beta=1.0)
+    np.testing.assert_array_equal(integer_run.run(file, [rows])[y], integer_run.reference(file, [rows])[y])
+
+
 def test_every_operator_of_the_table_is_held_against_litert():
     assert {kind.split()[0] for kind in ALL} == set(OPERATORS)
 
