@@ -22,9 +22,13 @@ def int8_files():
     from int8_networks import SHAPES, STORED, int8
 
     from hwlimits import data
+    from hwlimits.training.keras import keras
     from hwlimits.training.litert import LiteRTFile
 
-    found = {name: int8(build()) for name, build in SHAPES.items()}
+    found = {}
+    for name, build in SHAPES.items():
+        keras.utils.set_random_seed(0)  # the same networks in every run
+        found[name] = int8(build())
     return found | {name: LiteRTFile.read(data.path(name)) for name in STORED}
 
 

@@ -3,7 +3,6 @@
 import csv
 import ctypes
 import dataclasses
-import json
 import shutil
 import subprocess
 
@@ -171,37 +170,3 @@ def test_break_even_is_told_from_the_time_at_one_sparsity(monkeypatch):
     assert compression.predicted_break_even(rounds=7) == pytest.approx(0.6)
     assert asked == [(((0.5,), compression.MADE_UP), {"rounds": 7})]
     assert not set(compression.MADE_UP) & set(compression.POINTWISE)
-
-
-def of(stored, kernel, peer=""):
-    found = [r for r in stored if r["kernel"].startswith(kernel) and r["peer_name"].startswith(peer)]
-    assert found, kernel
-    return found
-
-
-def zeros(row):
-    return int(row["kernel"].split(" %")[0].split()[-1])
-
-
-def test_sparse_layers_are_faster_than_dense_ones(stored):
-    layers = {zeros(r): float(r["ratio"]) for r in of(stored, "sparse convolution, MobileNetV1's", "LiteRT")}
-    assert layers[90] >= 2.5
-    assert layers[95] >= 4.5
-    whole = {zeros(r): float(r["ratio"]) for r in of(stored, "sparse MobileNetV1")}
-    assert whole[90] >= 1.8
-
-
-def test_csr_is_faster_than_scipy(stored):
-    rows = of(stored, "CSR matvec", "scipy.sparse") + of(stored, "sparse convolution, 1 x 1", "scipy.sparse")
-    assert all(float(r["ratio"]) >= 1.5 for r in rows), [(r["kernel"], r["size"], r["ratio"]) for r in rows]
-
-
-def test_the_sparsity_at_which_sparse_beats_dense_was_predicted():
-    made_by = json.loads(data.path("results/kernels.json").read_text(encoding="utf-8"))["provenance"]
-    found = made_by["break_even"]
-    assert found["predicted"] == pytest.approx(found["measured"], rel=0.15)
-
-
-def test_int8_stands_beside_litert_and_openblas(stored):
-    assert {r["peer_name"].split()[0] for r in of(stored, "int8 matmul")} == {"OpenBLAS", "LiteRT"}
-    assert len({r["kernel"] for r in of(stored, "int8 convolution", "LiteRT int8")}) >= 3

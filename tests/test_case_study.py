@@ -11,8 +11,6 @@ from hwlimits.training import case_study
 from hwlimits.training.case_study import Training, recipes, train_all
 from hwlimits.training.recipe import STAGES, Phase, Recipe
 
-pytestmark = pytest.mark.alone
-
 SHORT = Recipe("short", 64, 0, (Phase(2, 1e-3),), {1: "baseline_5", 2: "baseline_15"})
 
 

@@ -21,8 +21,6 @@ from hwlimits.training.memory import COLUMNS, inference_buffers, measured_step_b
 from hwlimits.training.models import article_cnn
 from hwlimits.training.step_graph import Operation, StepGraph, step_graph
 
-pytestmark = pytest.mark.alone
-
 layers = keras.layers
 MB = 2**20
 

@@ -6,8 +6,6 @@ import pytest
 from hwlimits.machine import timing
 from hwlimits.machine.timing import Comparison, Timing, compare, measure
 
-pytestmark = pytest.mark.alone
-
 
 class Machine:
     """A clock and work on it; `slowdown` is how much slower the machine is at a time."""
