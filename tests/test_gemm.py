@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from layouts import frozen, unaligned
 
 from hwlimits.kernels import gemm
 from hwlimits.kernels.gemm import COLUMNS, DEPTH, HEIGHT, LANES, MANY, ROWS, WIDTH, sgemm
@@ -68,22 +69,9 @@ STRIDED = {
     "rows upside down": lambda x: np.ascontiguousarray(x[::-1])[::-1],
     "part of a wider matrix": lambda x: np.pad(x, 3)[3:-3, 3:-3],
     "one row for all": lambda x: np.broadcast_to(x[:1], x.shape),
-    "unaligned": lambda x: unaligned(x),
-    "read-only": lambda x: frozen(x),
+    "unaligned": unaligned,
+    "read-only": frozen,
 }
-
-
-def unaligned(x):
-    raw = np.zeros(x.nbytes + 1, np.uint8)
-    view = raw[1:].view(np.float32).reshape(x.shape)
-    view[:] = x
-    return view
-
-
-def frozen(x):
-    x = x.copy()
-    x.flags.writeable = False
-    return x
 
 
 @pytest.mark.parametrize("left", STRIDED)

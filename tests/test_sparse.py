@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import scipy.sparse
+from layouts import frozen, unaligned
 
 from hwlimits.kernels.sparse import BLOCKS, compress, matvec
 
@@ -118,21 +119,9 @@ HOW = {
     "every second": lambda x: np.repeat(x, 2)[::2],
     "backwards": lambda x: np.ascontiguousarray(x[::-1])[::-1],
     "the same for all": lambda x: np.broadcast_to(x[:1], x.shape),
-    "unaligned": lambda x: unaligned(x),
-    "read-only": lambda x: frozen(x),
+    "unaligned": unaligned,
+    "read-only": frozen,
 }
-
-
-def unaligned(x):
-    view = np.zeros(x.nbytes + 1, np.uint8)[1:].view(np.float32)
-    view[:] = x
-    return view
-
-
-def frozen(x):
-    x = x.copy()
-    x.flags.writeable = False
-    return x
 
 
 @pytest.mark.parametrize("how", HOW)
@@ -165,8 +154,8 @@ ONES = np.ones((6, 4), np.float32)
     ("call", "error", "said"),
     [
         (lambda: compress(np.ones((2, 2))), TypeError,
-         "compress: the matrix is float64; it takes float32 arrays: matrix.astype(np.float32)"),
-        (lambda: compress([[1.0]]), TypeError, "compress: the matrix is list; it takes float32 arrays"),
+         "compress: matrix is float64; it takes float32 arrays: matrix.astype(np.float32)"),
+        (lambda: compress([[1.0]]), TypeError, "compress: matrix is list; it takes float32 arrays"),
         (lambda: compress(np.ones(3, "f")), ValueError, "compress: an array of shape (3,); it takes a matrix"),
         (lambda: compress(np.broadcast_to(np.float32(1), (2**16, 2**15))), ValueError, "of less than 2**31 elements"),
         (lambda: compress(ONES, 3), ValueError,

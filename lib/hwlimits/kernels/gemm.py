@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, types
 
+from hwlimits.kernels.arrays import matrix
 from hwlimits.kernels.simd import REGISTER_BYTES, REGISTERS, tile
 
 LANES = REGISTER_BYTES // 4
@@ -230,7 +231,7 @@ def sgemm(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None) -> np.nda
                 return c
         except (AttributeError, TypeError, ValueError):
             pass  # anything else is looked at in turn
-    a, b = _matrix(a, "a"), _matrix(b, "b")
+    a, b = matrix(a, np.float32, "sgemm", "a"), matrix(b, np.float32, "sgemm", "b")
     if a.shape[1] != b.shape[0]:
         raise ValueError(f"sgemm: a is {a.shape} and b is {b.shape}; the columns of a must be as many as the rows of b")
     shape = (a.shape[0], b.shape[1])
@@ -242,15 +243,6 @@ def sgemm(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None) -> np.nda
     if target is not out:
         out[:] = target
     return out
-
-
-def _matrix(x, name: str) -> np.ndarray:
-    if not isinstance(x, np.ndarray) or x.dtype != np.float32:
-        kind = x.dtype if isinstance(x, np.ndarray) else type(x).__name__
-        raise TypeError(f"sgemm: {name} is {kind}; it takes float32 arrays: {name}.astype(np.float32)")
-    if x.ndim != 2:
-        raise ValueError(f"sgemm: {name} has shape {x.shape}; it takes matrices, with two dimensions")
-    return np.require(x, requirements=["C", "A"])
 
 
 def _check_out(out, shape, a, b) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit, types
 
+from hwlimits.kernels.arrays import matrix
 from hwlimits.kernels.gemm import COLUMNS, ROWS, VECTORS
 from hwlimits.kernels.simd import INT8_DOT, int8_tile
 
@@ -47,7 +48,7 @@ def pack(b: np.ndarray) -> Packed:
 
     Raises TypeError for another dtype, ValueError for another shape, or more than MAX_DEPTH rows.
     """
-    b = _matrix(b, "pack", "b")
+    b = matrix(b, np.int8, "pack", "b")
     k, n = b.shape
     if k > MAX_DEPTH:
         raise ValueError(f"pack: b has {k:,} rows; a sum of more than {MAX_DEPTH:,} products may not fit int32")
@@ -67,7 +68,7 @@ def matmul(a: np.ndarray, b: np.ndarray | Packed) -> np.ndarray:
     >>> matmul(np.array([[1, -2]], np.int8), np.array([[3, 100], [-128, 100]], np.int8))
     array([[ 259, -100]], dtype=int32)
     """
-    a = _matrix(a, "matmul", "a")
+    a = matrix(a, np.int8, "matmul", "a")
     b = b if isinstance(b, Packed) else pack(b)
     if a.shape[1] != b.shape[0]:
         raise ValueError(
@@ -76,15 +77,6 @@ def matmul(a: np.ndarray, b: np.ndarray | Packed) -> np.ndarray:
     out = np.empty((a.shape[0], b.shape[1]), np.int32)
     _matmul(a, b.panels, b.sums, out)
     return out
-
-
-def _matrix(x, what: str, name: str) -> np.ndarray:
-    if not isinstance(x, np.ndarray) or x.dtype != np.int8:
-        kind = x.dtype if isinstance(x, np.ndarray) else type(x).__name__
-        raise TypeError(f"{what}: {name} is {kind}; it takes int8 arrays")
-    if x.ndim != 2:
-        raise ValueError(f"{what}: {name} has shape {x.shape}; it takes matrices, with two dimensions")
-    return np.require(x, requirements=["C", "A"])
 
 
 def _type(kind, dimensions, readonly=True):

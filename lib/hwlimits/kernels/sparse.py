@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit, types
 
+from hwlimits.kernels.arrays import array
 from hwlimits.kernels.simd import REGISTER_BYTES, REGISTERS, sparse_dot, sparse_tile
 
 LANES = REGISTER_BYTES // 4
@@ -63,9 +64,7 @@ def compress(matrix: np.ndarray, block: int = 1) -> SparseRows:
     >>> rows.columns.tolist(), rows.values.tolist(), rows.starts.tolist()
     ([1, 2], [2.0, 3.0, 0.0, 4.0], [0, 2])
     """
-    if not isinstance(matrix, np.ndarray) or matrix.dtype != np.float32:
-        kind = matrix.dtype if isinstance(matrix, np.ndarray) else type(matrix).__name__
-        raise TypeError(f"compress: the matrix is {kind}; it takes float32 arrays: matrix.astype(np.float32)")
+    array(matrix, np.float32, "compress", "matrix")
     if matrix.ndim != 2 or matrix.size >= 2**31:
         raise ValueError(f"compress: an array of shape {matrix.shape}; it takes a matrix of less than 2**31 elements")
     if block not in BLOCKS or matrix.shape[0] % block:
@@ -138,9 +137,7 @@ def matvec(a: SparseRows, x: np.ndarray) -> np.ndarray:
     >>> matvec(compress(np.array([[0, 2, 0], [1, 0, 3]], np.float32)), np.array([5, 6, 7], np.float32))
     array([12., 26.], dtype=float32)
     """
-    if not isinstance(x, np.ndarray) or x.dtype != np.float32:
-        kind = x.dtype if isinstance(x, np.ndarray) else type(x).__name__
-        raise TypeError(f"matvec: x is {kind}; it takes float32 arrays: x.astype(np.float32)")
+    array(x, np.float32, "matvec", "x")
     if x.shape != (a.shape[1],):
         raise ValueError(f"matvec: the matrix is {a.shape} and x is {x.shape}; x must be ({a.shape[1]},)")
     if not (x.flags.c_contiguous and x.flags.aligned):

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from hwlimits import pruning
 from hwlimits.pruning import PruningError
 from hwlimits.training.keras import keras
+from hwlimits.training.prune import layer_with_kernel
 
 
 def penalised(model: keras.Model, strength: Mapping[str, float]) -> keras.Model:
@@ -66,11 +67,7 @@ class Proximal(keras.callbacks.Callback):
 
 
 def _check(function: str, model: keras.Model, strength: Mapping[str, float]) -> None:
-    layers = {layer.name: layer for layer in model.layers}
     for name, price in strength.items():
-        if name not in layers:
-            raise PruningError(f"{function}: no layer {name!r} in {model.name}; it has {', '.join(layers)}")
-        if not hasattr(layers[name], "kernel"):
-            raise PruningError(f"{function}: {name} is a {type(layers[name]).__name__}, which has no kernel")
+        layer_with_kernel(function, model, name)
         if not 0 <= price < float("inf"):
             raise PruningError(f"{function}: the strength of {name} is {price}; it must be 0 or above")

@@ -44,12 +44,8 @@ def prunable(
     Raises PruningError for a layer that is not there or has no kernel, and for another share or engine.
     """
     _known(engine)
-    layers = {layer.name: layer for layer in model.layers}
     for name, share in sparsity.items():
-        if name not in layers:
-            raise PruningError(f"prunable: no layer {name!r} in {model.name}; it has {', '.join(sorted(layers))}")
-        if not hasattr(layers[name], "kernel"):
-            raise PruningError(f"prunable: {name} is a {type(layers[name]).__name__}, which has no kernel to prune")
+        layer_with_kernel("prunable", model, name)
         if not 0 < share < 1:
             raise PruningError(f"prunable: sparsity of {name} is {share}; it is a share of zeros between 0 and 1")
     frequency = max(1, steps_per_epoch // UPDATES_PER_EPOCH)
@@ -65,6 +61,16 @@ def prunable(
         layer.pruning_mask = layer.add_weight("pruning_mask", shape, initializer="ones", trainable=False)
         layer.pruning_step = layer.add_weight("pruning_step", (), "int64", initializer="zeros", trainable=False)
     return copy
+
+
+def layer_with_kernel(function: str, model: keras.Model, name: str) -> keras.layers.Layer:
+    """The model's layer of that name. Raises PruningError if there is none, or it has no kernel."""
+    layers = {layer.name: layer for layer in model.layers}
+    if name not in layers:
+        raise PruningError(f"{function}: no layer {name!r} in {model.name}; it has {', '.join(layers)}")
+    if not hasattr(layers[name], "kernel"):
+        raise PruningError(f"{function}: {name} is a {type(layers[name]).__name__}, which has no kernel to prune")
+    return layers[name]
 
 
 def callbacks(engine: str = "tfmot") -> list[keras.callbacks.Callback]:
