@@ -68,7 +68,10 @@ def test_zeros_stay_while_the_sparsity_is_held(compressed):
 
 
 def test_a_layer_that_is_not_there_is_refused():
-    with pytest.raises(PruningError, match="no layer 'dense9' in article_cnn; it has conv1, pool1, conv2, pool2, flatten, dense1, dense2"):
+    with pytest.raises(
+        PruningError,
+        match="no layer 'dense9' in article_cnn; it has conv1, pool1, conv2, pool2, flatten, dense1, dense2",
+    ):
         prune.prunable(article_cnn(), {"dense9": 0.5}, ramp_steps=1, steps_per_epoch=1)
 
 
