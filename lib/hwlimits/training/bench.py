@@ -6,7 +6,10 @@ hwlimits.kernels.bench. A sparse layer is measured as a network runs it: its inp
 
 from __future__ import annotations
 
+import argparse
+import csv
 import dataclasses
+import json
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -16,7 +19,7 @@ from tqdm import tqdm
 
 from hwlimits import data
 from hwlimits.kernels import bench as kernel_bench
-from hwlimits.kernels import int8
+from hwlimits.kernels import int8, stream
 from hwlimits.kernels.bench import COLUMNS, OPTIONS, openblas, row, tools
 from hwlimits.kernels.network import Convolution, Network
 from hwlimits.kernels.simd import INT8_DOT
@@ -202,25 +205,41 @@ def measured_break_even(rows: Sequence[dict]) -> float:
     return float(np.interp(-1.0, [-t for t in times], zeros))
 
 
-def main() -> None:
-    """Measure all rows and store them, unless a comparison came out void."""
-    require_clean_commit()
-    made_by = provenance("make bench", **tools(), int8_instruction=INT8_DOT.name)
-    file = LiteRTFile(export.to_float32(zoo.build("mobilenet-v1")))
+def compression_rows(file: LiteRTFile, **options) -> tuple[list[dict], dict[str, float]]:
+    """Every row of this module, and the break-even as it was predicted, before any row was measured, and measured."""
     with threadpool_limits(1):
-        predicted = predicted_break_even(**OPTIONS)
-        sources = (
-            kernel_bench.all_rows(**OPTIONS), int8_rows(**OPTIONS), matvec_rows(**OPTIONS), layer_rows(**OPTIONS),
-            network_rows(file, **OPTIONS),
-        )  # fmt: skip
-        rows = [found for source in sources for found in tqdm(source, desc="kernels", unit="comparison")]
-        sparse = list(tqdm(pointwise_rows(**OPTIONS), desc="sparse layers", unit="comparison"))
-    rows += sparse
-    void = [f"{r['kernel']} at {r['size']}" for r in rows if r["verdict"] == "VOID"]
-    if void:
+        predicted = predicted_break_even(**options)
+        sources = (int8_rows, matvec_rows, layer_rows, lambda **options: network_rows(file, **options))
+        rows = [row for rows_of in sources for row in tqdm(rows_of(**options), desc="kernels", unit="comparison")]
+        sparse = list(tqdm(pointwise_rows(**options), desc="sparse layers", unit="comparison"))
+    return rows + sparse, {"predicted": predicted, "measured": measured_break_even(sparse)}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure all rows, or those of compression alone, and store them unless a comparison came out void.
+
+    The two kinds of rows may come from two runs, so each has a provenance of its own: the one of compression stands
+    within the other, under its name.
+    """
+    parser = argparse.ArgumentParser(prog="python -m hwlimits.training.bench")
+    parser.add_argument("--compression", action="store_true", help="keep the stored rows of the loops and of sgemm")
+    options = parser.parse_args(arguments)
+    require_clean_commit()
+    table = data.path("results") / "kernels.csv"
+    if options.compression:
+        with open(table, encoding="utf-8", newline="") as stored:
+            rows = [r for r in csv.DictReader(stored) if r["kernel"].split(" ")[0] in (*stream.LOOPS, "sgemm")]
+        made_by = json.loads(table.with_suffix(".json").read_text(encoding="utf-8"))["provenance"]
+    else:
+        made_by = provenance("make bench", **tools())
+        rows = list(tqdm(kernel_bench.all_rows(**OPTIONS), desc="kernels", unit="comparison"))
+    command = "make bench-compression" if options.compression else "make bench"
+    made_by["compression"] = provenance(command, openblas=openblas()["version"], int8_instruction=INT8_DOT.name)
+    found, break_even = compression_rows(LiteRTFile(export.to_float32(zoo.build("mobilenet-v1"))), **OPTIONS)
+    if void := [f"{r['kernel']} at {r['size']}" for r in rows + found if r["verdict"] == "VOID"]:
         raise SystemExit(f"not stored: void comparisons of {', '.join(void)}; run again on a quieter machine")
-    made_by["break_even"] = {"predicted": predicted, "measured": measured_break_even(sparse)}
-    store_table(data.path("results") / "kernels.csv", COLUMNS, rows, made_by)
+    made_by["compression"]["break_even"] = break_even
+    store_table(table, COLUMNS, rows + found, made_by)
 
 
 if __name__ == "__main__":
