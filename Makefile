@@ -5,6 +5,8 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 VENV ?= .venv
+# What prunes and quantizes in the case study: tfmot, or the course's own code.
+ENGINE ?= tfmot
 # Checks side by side, each with about 1 GB; those that measure something run alone after them.
 WORKERS ?= 2
 RUN := $(VENV)/bin/python
@@ -30,8 +32,8 @@ $(INSTALLED): requirements.lock pyproject.toml
 	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-case-study: $(INSTALLED)  ## train, prune, quantize and measure the MNIST network: one seed, a report
-	$(RUN) -m hwlimits.training.case_study
+case-study: $(INSTALLED)  ## train, prune, quantize and measure the MNIST network: one seed, a report (ENGINE=own: without tfmot)
+	$(RUN) -m hwlimits.training.case_study --engine $(ENGINE)
 
 test: $(INSTALLED)  ## every check: style, library, doctests, notebooks
 	$(RUN) -m ruff check .
@@ -55,8 +57,8 @@ execute: $(INSTALLED)  ## run the chapters and keep their outputs (after editing
 		$(RUN) -m jupytext --sync $$notebook; \
 	done
 
-results-case-study: $(INSTALLED)  ## make data/results/case_study.json: five seeds, all of MNIST; resumes
-	$(RUN) -m hwlimits.training.case_study --full
+results-case-study: $(INSTALLED)  ## make data/results/case_study.json: five seeds, all of MNIST; resumes (ENGINE=own: case_study_own.json, three seeds)
+	$(RUN) -m hwlimits.training.case_study --full --engine $(ENGINE)
 
 results-choices: $(INSTALLED)  ## make data/results/case_study_choices.json: the trials behind the recipe
 	$(RUN) -m hwlimits.training.choices
