@@ -63,6 +63,9 @@ results-case-study: $(INSTALLED)  ## make data/results/case_study.json: five see
 results-choices: $(INSTALLED)  ## make data/results/case_study_choices.json: the trials behind the recipe
 	$(RUN) -m hwlimits.training.choices
 
+results-qat: $(INSTALLED)  ## make data/results/qat_bits.csv: 8, 4 and 2 bits, after and while training (20 minutes)
+	$(RUN) -m hwlimits.training.qat_bits
+
 results-memory: $(INSTALLED)  ## make data/results/training_memory.csv: ten networks, predicted and measured (12 minutes)
 	$(RUN) -m hwlimits.training.memory
 
@@ -88,4 +91,4 @@ format: $(INSTALLED)  ## format the code
 clean:  ## remove what was built (the virtual environment and trained models)
 	rm -rf $(VENV) build dist
 
-.PHONY: help setup case-study test lab execute results-case-study results-choices results-memory results-kernel-differences results-predictions results-gains bench lock format clean
+.PHONY: help setup case-study test lab execute results-case-study results-choices results-qat results-memory results-kernel-differences results-predictions results-gains bench lock format clean

@@ -23,6 +23,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import psutil
@@ -107,6 +108,8 @@ class Training:
     seed: int
     data: str = "mnist"
     build: str = BUILD
+
+    module: ClassVar[str] = "hwlimits.training.case_study"  # what is run, with --train, in a process of its own
 
     @property
     def folder(self) -> Path:
@@ -197,7 +200,7 @@ def train_all(trainings: Iterable[Training], *, jobs: int | None = None) -> None
         def one(training: Training) -> None:
             training.folder.mkdir(parents=True, exist_ok=True)
             log = training.folder / "log.txt"
-            command = [sys.executable, "-m", "hwlimits.training.case_study", "--train", training.to_json()]
+            command = [sys.executable, "-m", training.module, "--train", training.to_json()]
             seen = 0
             with (
                 open(log, "w", encoding="utf-8") as errors,
