@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from hwlimits import data
 from hwlimits.pruning import PruningError
-from hwlimits.training import export, fast_cnn, fast_cnn_training, fit, prune
+from hwlimits.training import fast_cnn, fast_cnn_training, fit, prune
 from hwlimits.training import mnist as mnist_data
 from hwlimits.training.distill import Teacher
 from hwlimits.training.evaluate import accuracy_interval
@@ -23,22 +24,17 @@ FEW = dict.fromkeys(fast_cnn_training.FULL_EPOCHS, 1)
 
 @pytest.fixture(scope="module")
 def trained(tiny, tmp_path_factory):
-    """Some of the tree's networks, trained for an epoch, and the folder where they are kept."""
+    """Some of the tree's branches, trained for an epoch, and the folder where they are kept."""
     tf.config.experimental.enable_op_determinism()
-    folder = tmp_path_factory.mktemp("fast")
     names = ("base", "8-16-32", "8-16-32 sparse", "designed")
-    return {name: branches(FEW)[name].model(tiny, folder) for name in names}, folder
+    tree, folder = {name: branches(FEW)[name] for name in names}, tmp_path_factory.mktemp("fast")
+    return tree, {name: branch.model(tiny, folder) for name, branch in tree.items()}, folder
 
 
 @pytest.fixture(scope="module")
 def files(trained, tiny):
-    models, _ = trained
-    examples = [[image[None]] for image in mnist_data.scale(tiny.x_train[:20])]
-    return {
-        name: {"float32": export.to_float32(model)}
-        | ({} if "sparse" in name else {"int8": export.after_training(model, "int8", examples)})
-        for name, model in models.items()
-    }
+    tree, _, folder = trained
+    return fast_cnn_training.files(tree, tiny, folder)
 
 
 @pytest.fixture(scope="module")
@@ -95,13 +91,13 @@ def test_a_width_that_can_t_be_is_refused(width):
 
 
 def test_the_pruned_branch_has_the_zeros_of_its_recipe(trained):
-    models, _ = trained
+    _, models, _ = trained
     prune.check_sparsity(prune.layer_sparsity(models["8-16-32 sparse"]), fast_cnn_training.SPARSITY)
     assert prune.layer_sparsity(models["8-16-32"])["conv2"] < 0.01
 
 
 def test_what_is_trained_is_found_again_and_not_trained_twice(trained, tiny, capsys):
-    models, folder = trained
+    _, models, folder = trained
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("phase-*.npz")}
     again = branches(FEW)["8-16-32 sparse"].model(tiny, folder)
     assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("phase-*.npz")}
@@ -154,7 +150,7 @@ def test_every_file_is_a_route_with_each_engine_that_takes_it(files):
 @pytest.mark.parametrize("name", ["base", "8-16-32", "8-16-32 sparse", "designed"])
 def test_every_engine_answers_as_the_model_does_that_it_is_of(trained, files, tiny, name):
     """In float32 as the Keras model; in int8 as the file does in batches."""
-    models, _ = trained
+    _, models, _ = trained
     expected = {"float32": models[name].predict(mnist_data.scale(tiny.x_test), verbose=0).argmax(axis=1)}
     if "int8" in files[name]:
         expected["int8"] = LiteRTFile(files[name]["int8"]).predict(tiny.x_test)
@@ -243,12 +239,14 @@ def test_measuring_gives_every_route_with_the_designed_one_apart(measured):
 def test_a_result_is_stored_whole_and_never_with_a_void_comparison(measured, tmp_path):
     kept = [record | {"verdict": "faster"} for record in measured["routes"]]
     good = measured | {"routes": kept, "designed_apart": []}
-    fast_cnn.store(good, tmp_path / "good.json")
-    assert json.loads((tmp_path / "good.json").read_text()) == good
+    fast_cnn.store(good, b"a file", tmp_path)
+    assert json.loads((tmp_path / "fast_cnn.json").read_text()) == good
+    assert (tmp_path / "fast_cnn.tflite").read_bytes() == b"a file"
     bad = good | {"designed_apart": [measured["designed_apart"][0] | {"verdict": "VOID"}]}
     with pytest.raises(SystemExit, match="not stored: void comparisons of designed by LiteRT float32; run again on a"):
-        fast_cnn.store(bad, tmp_path / "bad.json")
-    assert [path.name for path in tmp_path.iterdir()] == ["good.json"]
+        fast_cnn.store(bad, b"another", tmp_path)
+    assert (tmp_path / "fast_cnn.tflite").read_bytes() == b"a file"
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", ".tflite"]
 
 
 # --- the stored result -------------------------------------------------------------------------
@@ -298,3 +296,18 @@ def test_the_chosen_model_meets_both_targets(stored):
     assert chosen["test_accuracy"] >= fast_cnn.TEST_ACCURACY
     assert chosen["ratio_low"] >= 1 / fast_cnn.TIME_SHARE
     assert chosen["network"] not in ("base", "designed")
+
+
+def test_the_stored_file_is_the_one_that_was_measured(stored):
+    chosen, content = fast_cnn.chosen_route(stored), data.path("results/fast_cnn.tflite").read_bytes()
+    record = fast_cnn.file_record(content)
+    assert record == {key: chosen[key] for key in record}
+
+
+def test_the_stored_file_gets_the_accuracy_that_is_stored(stored):
+    mnist = mnist_data.load()
+    if mnist.source != "mnist":
+        pytest.skip("needs all of MNIST: set HWLIMITS_MNIST")
+    right = fast_cnn.stored_run().predict(mnist.x_test) == mnist.y_test
+    # kernels of another processor may round otherwise: a few images in ten thousand
+    assert np.mean(right) == pytest.approx(fast_cnn.chosen_route(stored)["test_accuracy"], abs=0.0005)

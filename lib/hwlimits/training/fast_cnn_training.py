@@ -12,7 +12,7 @@ import dataclasses
 import hashlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from hwlimits import pruning
@@ -148,14 +148,14 @@ def branches(epochs: dict[str, int] | None = None) -> dict[str, Branch]:
     return {branch.name: branch for branch in found}
 
 
-def files(data: ImageSet, build: Path, epochs: dict[str, int] | None = None) -> dict[str, dict[str, bytes]]:
-    """LiteRT files of every trained network: 'float32', and of those without pruned weights 'int8'.
+def files(tree: Mapping[str, Branch], data: ImageSet, build: Path) -> dict[str, dict[str, bytes]]:
+    """LiteRT files of every network of a tree: 'float32', and of those without pruned weights 'int8'.
 
     The int8 files have their ranges from training images, without further training.
     """
     found = {}
     examples = [[image[None]] for image in scale(data.x_train[:EXAMPLES])]
-    for name, branch in branches(epochs).items():
+    for name, branch in tree.items():
         model = branch.model(data, build)
         found[name] = {"float32": export.to_float32(model)}
         if not any(phase.sparsity for phase in branch.phases):
