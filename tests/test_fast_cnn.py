@@ -286,6 +286,11 @@ def test_the_stored_routes_agree_with_themselves_and_none_is_void(stored):
     }
 
 
+def test_the_stored_trainings_are_those_of_the_code(stored):
+    assert stored["training_images"] == 55_000
+    assert stored["trainings"] == {name: branch.record() for name, branch in branches().items()}
+
+
 def test_the_stored_choice_follows_the_rule(stored):
     assert stored["rule"] == fast_cnn.RULE
     assert stored["routes"][choose(stored["routes"])] is fast_cnn.chosen_route(stored)

@@ -261,8 +261,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     deterministic(fast_cnn_training.SEED)
     held_out = test.hold_out()
-    files = fast_cnn_training.files(fast_cnn_training.branches(), held_out, options.build)
-    result = {"provenance": made_by} | measure(files, held_out, test, **OPTIONS)
+    tree = fast_cnn_training.branches()
+    files = fast_cnn_training.files(tree, held_out, options.build)
+    trainings = {"training_images": len(held_out.x_train), "trainings": {n: b.record() for n, b in tree.items()}}
+    result = {"provenance": made_by, **trainings} | measure(files, held_out, test, **OPTIONS)
     chosen = chosen_route(result)
     store(result, files[chosen["network"]][chosen["engine"].split()[1]], data.path("results"))
     for record in result["routes"] + result["designed_apart"]:

@@ -109,6 +109,17 @@ class Branch:
 
         return fit.run(model, self.recipe, data, SEED, folder, lambda *_: None, at_epoch, teacher)
 
+    def record(self) -> dict:
+        """What a result says of this training; optimiser, batch and shifts are the same for all."""
+        return {
+            "parent": self.parent and self.parent.name,
+            "teacher": self.teacher and self.teacher.name,
+            "widths": dict(self.widths),
+            "phases": [dataclasses.asdict(phase) for phase in self.phases],
+            "batch": BATCH,
+            "shift_pixels": SHIFT_PIXELS,
+        }
+
 
 def narrowed(model: keras.Model, widths: dict[str, int]) -> keras.Model:
     """The model with so many filters of each layer named, those of the largest L1 norm; the others are removed.
