@@ -260,7 +260,6 @@ def check_record(record, held_out, test):
         interval = record[f"{prefix}_accuracy_low"], record[f"{prefix}_accuracy_high"]
         assert interval == pytest.approx(accuracy_interval(round(share * images), images))
     assert record["ratio_low"] <= record["ratio"] <= record["ratio_high"]
-    assert record["ratio"] == pytest.approx(record["baseline_median_s"] / record["median_s"], rel=1.0)
     assert record["deflated_bytes"] <= record["raw_bytes"]
     assert record["nonzero_parameters"] <= record["parameters"]
     assert record["effective_macs"] <= record["macs"]
@@ -278,6 +277,7 @@ def test_the_stored_routes_agree_with_themselves_and_none_is_void(stored):
         check_record(record, held_out=5_000, test=10_000)
         assert record["verdict"] != "VOID"
         assert abs(record["aa_control"] - 1) <= 0.03
+        assert record["ratio"] == pytest.approx(record["baseline_median_s"] / record["median_s"], rel=0.05)
     assert {(r["network"], r["engine"]) for r in records} == {
         (name, engine)
         for name, branch in branches().items()
