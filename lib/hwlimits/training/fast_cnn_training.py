@@ -115,7 +115,7 @@ class Branch:
             "parent": self.parent and self.parent.name,
             "teacher": self.teacher and self.teacher.name,
             "widths": dict(self.widths),
-            "phases": self.recipe.identity()["phases"],
+            "phases": list(self.recipe.identity()["phases"]),
             "batch": BATCH,
             "shift_pixels": SHIFT_PIXELS,
         }
