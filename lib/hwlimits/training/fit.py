@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from hwlimits.training import prune, quantize
+from hwlimits.training.distill import Teacher
 from hwlimits.training.keras import keras
 from hwlimits.training.mnist import ImageSet, scale
 from hwlimits.training.recipe import Phase, Recipe
@@ -30,21 +31,23 @@ def run(
     folder: Path,
     at_stage: Callable[[str, keras.Model], None],
     at_epoch: Callable[[int], None] = lambda epoch: None,
+    teacher: Teacher | None = None,
 ) -> keras.Model:
     """Train `model` by `recipe` and call `at_stage(stage, model)` where the recipe says so.
 
     `folder` holds what is needed to go on after an interruption. Pruned models arrive at
-    `at_stage` stripped, quantization-aware ones as they are. `at_epoch` hears of each epoch.
+    `at_stage` stripped, quantization-aware ones as they are. `at_epoch` hears of each epoch. With a
+    `teacher` the model learns from its answers, too, to the images as they are shifted.
     """
     folder.mkdir(parents=True, exist_ok=True)
     done = 0
     for number, phase in enumerate(recipe.phases):
-        model = _fit_phase(model, recipe, number, done, data, seed, folder, at_stage, at_epoch)
+        model = _fit_phase(model, recipe, number, done, data, seed, folder, at_stage, at_epoch, teacher)
         done += phase.epochs
     return model
 
 
-def _fit_phase(model, recipe, number, done, data, seed, folder, at_stage, at_epoch):
+def _fit_phase(model, recipe, number, done, data, seed, folder, at_stage, at_epoch, teacher):
     """One phase. Its end is saved, so that a run that goes on later starts the next phase from there."""
     phase, ended = recipe.phases[number], folder / f"phase-{number}.npz"
     if ended.exists():
@@ -52,11 +55,11 @@ def _fit_phase(model, recipe, number, done, data, seed, folder, at_stage, at_epo
         return model
     count = round(phase.share * len(data.x_train))
     steps = math.ceil(count / recipe.batch)
-    model = _shape(model, phase, steps)
+    model = _shape(model, recipe, phase, steps)
     rate = phase.learning_rate
     if phase.decay:
         rate = keras.optimizers.schedules.CosineDecay(rate, phase.epochs * steps, alpha=0.01)
-    model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy")
+    model.compile(keras.optimizers.Adam(rate), teacher.loss if teacher else "sparse_categorical_crossentropy")
     model.optimizer.build(model.trainable_variables)
     if not phase.fresh:
         _assign(model, _restore(folder / f"phase-{number - 1}.npz"))
@@ -65,9 +68,11 @@ def _fit_phase(model, recipe, number, done, data, seed, folder, at_stage, at_epo
     for epoch in range(start, phase.epochs):
         at_epoch(done + epoch)
         images, labels = epoch_images(data, count, recipe.shift_pixels, seed, done + epoch)
+        if teacher:
+            labels = teacher.targets(images, labels)
         model.fit(
             images, labels, batch_size=recipe.batch, shuffle=False, verbose=0,
-            callbacks=prune.callbacks() if pruned else [],
+            callbacks=prune.callbacks(recipe.engine) if pruned else [],
         )  # fmt: skip
         gc.collect()  # `fit` leaves its data set in a cycle of references: 0.2 GB an epoch on all of MNIST
         stage = recipe.stages.get(done + epoch + 1)
@@ -103,13 +108,15 @@ def epoch_images(data: ImageSet, count: int, shift_pixels: int, seed: int, epoch
     return scale(images), labels.astype(np.int32)
 
 
-def _shape(model: keras.Model, phase: Phase, steps_per_epoch: int) -> keras.Model:
+def _shape(model: keras.Model, recipe: Recipe, phase: Phase, steps_per_epoch: int) -> keras.Model:
     if phase.form == "dense":
         return model
     if phase.form == "quantize":
-        return quantize.aware(model)
+        pruned_before = any(other.sparsity for other in recipe.phases)
+        return quantize.aware(model, recipe.engine, bits=phase.bits, keep_zeros=pruned_before)
     ramp = phase.epochs * steps_per_epoch if phase.form == "prune" else 0
-    return prune.prunable(model, phase.sparsity, ramp_steps=ramp, steps_per_epoch=steps_per_epoch)
+    steps = {"ramp_steps": ramp, "steps_per_epoch": steps_per_epoch}
+    return prune.prunable(model, phase.sparsity, **steps, engine=recipe.engine)
 
 
 def _state(model: keras.Model) -> list[np.ndarray]:
