@@ -86,7 +86,7 @@ class Branch:
     def mark(self, source: str) -> str:
         """Ten digits that change with all that this training depends on, its parent's and its teacher's mark too."""
         before = [branch and branch.mark(source) for branch in (self.parent, self.teacher)]
-        what = [source, dataclasses.asdict(self.recipe), before, self.widths, self.build.__name__, SEED]
+        what = [source, self.recipe.identity(), before, self.widths, self.build.__name__, SEED]
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:10]
 
     def folder(self, source: str, build: Path) -> Path:
@@ -115,7 +115,7 @@ class Branch:
             "parent": self.parent and self.parent.name,
             "teacher": self.teacher and self.teacher.name,
             "widths": dict(self.widths),
-            "phases": [dataclasses.asdict(phase) for phase in self.phases],
+            "phases": list(self.recipe.identity()["phases"]),
             "batch": BATCH,
             "shift_pixels": SHIFT_PIXELS,
         }
