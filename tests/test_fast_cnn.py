@@ -228,8 +228,10 @@ def test_measuring_gives_every_route_with_the_designed_one_apart(measured):
     assert networks == {"base", "8-16-32", "8-16-32 sparse"}
     assert {record["network"] for record in measured["designed_apart"]} == {"designed"}
     assert len(measured["routes"]) == 8
+    first = measured["routes"][0]
+    assert (first["network"], first["engine"]) == ("base", "LiteRT float32")
     for record in measured["routes"] + measured["designed_apart"]:
-        check_record(record, held_out=40, test=100)
+        check_record(record, first, held_out=40, test=100)
     best = max((r for r in measured["routes"] if r["network"] != "base"), key=lambda r: r["ratio"])
     assert measured["chosen"] == {key: best[key] for key in ("network", "engine")}
     assert fast_cnn.chosen_route(measured) is best
@@ -252,7 +254,7 @@ def test_a_result_is_stored_whole_and_never_with_a_void_comparison(measured, tmp
 # --- the stored result -------------------------------------------------------------------------
 
 
-def check_record(record, held_out, test):
+def check_record(record, baseline, held_out, test):
     """A record agrees with itself."""
     for prefix, images in (("held_out", held_out), ("test", test)):
         share = record[f"{prefix}_accuracy"]
@@ -260,6 +262,9 @@ def check_record(record, held_out, test):
         interval = record[f"{prefix}_accuracy_low"], record[f"{prefix}_accuracy_high"]
         assert interval == pytest.approx(accuracy_interval(round(share * images), images))
     assert record["ratio_low"] <= record["ratio"] <= record["ratio_high"]
+    differ = record["mcnemar_vs_baseline"]
+    gained = differ["only_b_right"] - differ["only_a_right"]
+    assert gained == round((record["test_accuracy"] - baseline["test_accuracy"]) * test)
     assert record["deflated_bytes"] <= record["raw_bytes"]
     assert record["nonzero_parameters"] <= record["parameters"]
     assert record["effective_macs"] <= record["macs"]
@@ -274,7 +279,7 @@ def test_the_stored_routes_agree_with_themselves_and_none_is_void(stored):
     records = stored["routes"] + stored["designed_apart"]
     assert stored["dataset"] == "mnist"
     for record in records:
-        check_record(record, held_out=5_000, test=10_000)
+        check_record(record, stored["routes"][0], held_out=5_000, test=10_000)
         assert record["verdict"] != "VOID"
         assert abs(record["aa_control"] - 1) <= 0.03
         assert record["ratio"] == pytest.approx(record["baseline_median_s"] / record["median_s"], rel=0.05)
