@@ -76,6 +76,9 @@ results-gains: $(INSTALLED)  ## make data/results/gain_predictions.csv: faster, 
 bench: $(INSTALLED)  ## measure the kernels beside C, OpenBLAS, scipy.sparse and LiteRT: data/results/kernels.csv (a quiet computer)
 	$(RUN) -m hwlimits.training.bench
 
+bench-compression: $(INSTALLED)  ## measure the int8 and sparse kernels alone; the other rows of that table stay
+	$(RUN) -m hwlimits.training.bench --compression
+
 lock:  ## make requirements.lock from pyproject.toml (needs uv)
 	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes --no-emit-index-url -o requirements.lock
 
@@ -86,4 +89,4 @@ format: $(INSTALLED)  ## format the code
 clean:  ## remove what was built (the virtual environment and trained models)
 	rm -rf $(VENV) build dist
 
-.PHONY: help setup case-study test lab execute results-case-study results-choices results-memory results-kernel-differences results-predictions results-gains bench lock format clean
+.PHONY: help setup case-study test lab execute results-case-study results-choices results-memory results-kernel-differences results-predictions results-gains bench bench-compression lock format clean

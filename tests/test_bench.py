@@ -3,6 +3,7 @@
 import csv
 import ctypes
 import dataclasses
+import json
 import shutil
 import subprocess
 
@@ -170,3 +171,82 @@ def test_break_even_is_told_from_the_time_at_one_sparsity(monkeypatch):
     assert compression.predicted_break_even(rounds=7) == pytest.approx(0.6)
     assert asked == [(((0.5,), compression.MADE_UP), {"rounds": 7})]
     assert not set(compression.MADE_UP) & set(compression.POINTWISE)
+
+
+def made_up_run(monkeypatch, folder, verdict="faster"):
+    """`main` with rows that take no time, beside a stored table of an earlier run."""
+
+    def rows(*kernels):
+        return [dict.fromkeys(bench.COLUMNS, 1) | {"kernel": k, "verdict": verdict} for k in kernels]
+
+    monkeypatch.setattr(compression, "require_clean_commit", lambda: None)
+    monkeypatch.setattr(compression.data, "path", lambda name: folder)
+    monkeypatch.setattr(compression, "provenance", lambda command, **more: {"command": command} | more)
+    monkeypatch.setattr(compression.kernel_bench, "all_rows", lambda **options: iter(rows("triad", "sgemm (naive)")))
+    monkeypatch.setattr(
+        compression, "compression_rows", lambda file, **options: (rows("CSR matvec"), {"measured": 0.7})
+    )
+    monkeypatch.setattr(compression.zoo, "build", lambda name: None)
+    monkeypatch.setattr(compression.export, "to_float32", lambda model: b"")
+    monkeypatch.setattr(compression, "LiteRTFile", lambda content: None)
+
+
+def test_the_rows_of_compression_can_be_measured_alone(monkeypatch, tmp_path):
+    made_up_run(monkeypatch, tmp_path)
+    compression.main([])
+    whole = (tmp_path / "kernels.csv").read_text()
+    made_by = json.loads((tmp_path / "kernels.json").read_text())["provenance"]
+    assert [line.split(",")[0] for line in whole.splitlines()[1:]] == ["triad", "sgemm (naive)", "CSR matvec"]
+    assert (made_by["command"], made_by["compression"]["command"]) == ("make bench", "make bench")
+    monkeypatch.setattr(compression.kernel_bench, "all_rows", None)
+    compression.main(["--compression"])
+    assert (tmp_path / "kernels.csv").read_text() == whole
+    made_by = json.loads((tmp_path / "kernels.json").read_text())["provenance"]
+    assert (made_by["command"], made_by["compression"]["command"]) == ("make bench", "make bench-compression")
+    assert made_by["compression"]["break_even"] == {"measured": 0.7}
+
+
+def test_a_void_row_is_never_stored(monkeypatch, tmp_path):
+    made_up_run(monkeypatch, tmp_path, "VOID")
+    with pytest.raises(
+        SystemExit, match="not stored: void comparisons of triad at 1, sgemm .naive. at 1, CSR matvec at 1"
+    ):
+        compression.main([])
+    assert not list(tmp_path.iterdir())
+
+
+def of(stored, kernel, peer=""):
+    found = [r for r in stored if r["kernel"].startswith(kernel) and r["peer_name"].startswith(peer)]
+    assert found, kernel
+    return found
+
+
+def zeros(row):
+    return int(row["kernel"].split(" %")[0].split()[-1])
+
+
+def test_sparse_layers_are_faster_than_dense_ones(stored):
+    layers = {zeros(r): float(r["ratio"]) for r in of(stored, "sparse convolution, MobileNetV1's", "LiteRT")}
+    assert layers[90] >= 2.5
+    assert layers[95] >= 4.5
+    whole = {zeros(r): float(r["ratio"]) for r in of(stored, "sparse MobileNetV1")}
+    assert whole[90] >= 1.8
+
+
+def test_csr_is_faster_than_scipy(stored):
+    rows = of(stored, "CSR matvec", "scipy.sparse") + of(stored, "sparse convolution, 1 x 1", "scipy.sparse")
+    assert len(rows) >= 8
+    assert all(float(r["ratio"]) >= 1.5 for r in rows), [(r["kernel"], r["size"], r["ratio"]) for r in rows]
+
+
+def test_the_sparsity_at_which_sparse_beats_dense_was_predicted(stored):
+    made_by = json.loads(data.path("results/kernels.json").read_text(encoding="utf-8"))["provenance"]["compression"]
+    found = made_by["break_even"]
+    assert found["predicted"] == pytest.approx(found["measured"], rel=0.15)
+    rows = of(stored, "sparse convolution, MobileNetV1's", "LiteRT")
+    assert compression.measured_break_even(rows) == pytest.approx(found["measured"], abs=1e-3), "of the rows stored"
+
+
+def test_int8_stands_beside_litert_and_openblas(stored):
+    assert {r["peer_name"].split()[0] for r in of(stored, "int8 matmul")} == {"OpenBLAS", "LiteRT"}
+    assert len({r["kernel"] for r in of(stored, "int8 convolution", "LiteRT int8")}) >= 3
