@@ -7,6 +7,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from hwlimits.quantization import QuantizationError
+from hwlimits.training import fake_quant, quantized_layers
 from hwlimits.training.keras import keras, tf
 from hwlimits.training.stderr import caught_stderr
 
@@ -19,13 +21,17 @@ def to_float32(model: keras.Model) -> bytes:
 def to_int8(model: keras.Model) -> bytes:
     """A LiteRT file with int8 weights, activations, input and output, int32 biases.
 
-    `model` comes from quantization-aware training (`quantize.aware`): its ranges are learnt, so
-    the converter needs no calibration images.
+    `model` comes from quantization-aware training (`quantize.aware`, of either engine): its ranges are learnt, so
+    the converter needs no calibration images. Raises QuantizationError for codes of fewer than 8 bits.
     """
+    for layer in quantized_layers.coded_layers(model):
+        if layer.bits != 8:
+            raise QuantizationError(f"to_int8: {layer.name} has codes of {layer.bits} bits; a file of int8 has 8")
     converter = tf.lite.TFLiteConverter.from_keras_model(model)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.inference_input_type = converter.inference_output_type = tf.int8
-    with warnings.catch_warnings():  # the converter misses the calibration statistics that QAT makes needless
+    with warnings.catch_warnings(), fake_quant.converters_own():
+        # the converter misses the calibration statistics that QAT makes needless
         warnings.filterwarnings("ignore", "Statistics for quantized inputs were expected")
         return converter.convert()
 

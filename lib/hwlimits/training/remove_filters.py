@@ -15,12 +15,13 @@ border of a padded convolution, for example, where some of the inputs are the pa
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 from hwlimits.pruning import PruningError
+from hwlimits.training import layer_graph
 from hwlimits.training.keras import keras
 
 # f(x) of each element for itself; a softmax, for one, is not of this kind
@@ -94,7 +95,7 @@ def remove_filters(model: keras.Model, keep: Mapping[str, np.ndarray]) -> keras.
     18106
     """
     _check("remove_filters", model, keep)
-    inputs, outputs = _graph(model)
+    inputs, outputs = layer_graph.reads(model, "remove_filters", PruningError)
     found: dict[str, _Smaller] = {}
     for name in inputs:  # every layer comes after what it reads
         layer = model.get_layer(name)
@@ -221,46 +222,7 @@ def _refuse_at_border(layer: keras.layers.Layer, channels: _Channels) -> None:
         )
 
 
-# --- the model's graph -------------------------------------------------------------------------
-
-
-def _graph(model: keras.Model) -> tuple[dict[str, list[str]], list[str]]:
-    """{layer: the layers that it reads}, each after those, and the layers that are outputs."""
-    names = [layer.name for layer in model.layers]
-    if isinstance(model, keras.Sequential):
-        before = [None, *names]
-        return {name: [b] if b else [] for b, name in zip(before, names, strict=False)}, names[-1:]
-    config = model.get_config()
-    reads = {}
-    for entry in config["layers"]:
-        if len(entry["inbound_nodes"]) > 1:
-            raise PruningError(
-                f"remove_filters: {entry['name']} is used {len(entry['inbound_nodes'])} times in the model"
-            )
-        reads[entry["name"]] = list(_named(entry["inbound_nodes"], names))
-    ordered: dict[str, list[str]] = {}
-
-    def visit(name):
-        if name not in ordered:
-            for before in reads[name]:
-                visit(before)
-            ordered[name] = reads[name]
-
-    for name in reads:
-        visit(name)
-    return ordered, list(_named(config["output_layers"], names))
-
-
-def _named(config, names: list[str]) -> Iterator[str]:
-    """The layers that a part of Keras' configuration refers to, as [name, node, tensor] somewhere in it."""
-    if isinstance(config, dict):
-        config = list(config.values())
-    if isinstance(config, list | tuple):
-        if len(config) >= 3 and config[0] in names and all(isinstance(n, int) for n in config[1:3]):
-            yield config[0]
-            config = config[3:]
-        for part in config:
-            yield from _named(part, names)
+# --- shared ------------------------------------------------------------------------------------
 
 
 def _all_of(shape: tuple | list) -> _Channels:
