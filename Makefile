@@ -5,6 +5,8 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 VENV ?= .venv
+# What prunes and quantizes in the case study: tfmot, or the course's own code.
+ENGINE ?= tfmot
 # Checks side by side, each with about 1 GB; those that measure something run alone after them.
 WORKERS ?= 2
 RUN := $(VENV)/bin/python
@@ -30,8 +32,8 @@ $(INSTALLED): requirements.lock pyproject.toml
 	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-case-study: $(INSTALLED)  ## train, prune, quantize and measure the MNIST network: one seed, a report
-	$(RUN) -m hwlimits.training.case_study
+case-study: $(INSTALLED)  ## train, prune, quantize and measure the MNIST network: one seed, a report (ENGINE=own: without tfmot)
+	$(RUN) -m hwlimits.training.case_study --engine $(ENGINE)
 
 test: $(INSTALLED)  ## every check: style, library, doctests, notebooks
 	$(RUN) -m ruff check .
@@ -55,11 +57,14 @@ execute: $(INSTALLED)  ## run the chapters and keep their outputs (after editing
 		$(RUN) -m jupytext --sync $$notebook; \
 	done
 
-results-case-study: $(INSTALLED)  ## make data/results/case_study.json: five seeds, all of MNIST; resumes
-	$(RUN) -m hwlimits.training.case_study --full
+results-case-study: $(INSTALLED)  ## make data/results/case_study.json: five seeds, all of MNIST; resumes (ENGINE=own: case_study_own.json, three seeds)
+	$(RUN) -m hwlimits.training.case_study --full --engine $(ENGINE)
 
 results-choices: $(INSTALLED)  ## make data/results/case_study_choices.json: the trials behind the recipe
 	$(RUN) -m hwlimits.training.choices
+
+results-qat: $(INSTALLED)  ## make data/results/qat_bits.csv: 8, 4 and 2 bits, after and while training (20 minutes)
+	$(RUN) -m hwlimits.training.qat_bits
 
 results-memory: $(INSTALLED)  ## make data/results/training_memory.csv: ten networks, predicted and measured (12 minutes)
 	$(RUN) -m hwlimits.training.memory
@@ -89,4 +94,4 @@ format: $(INSTALLED)  ## format the code
 clean:  ## remove what was built (the virtual environment and trained models)
 	rm -rf $(VENV) build dist
 
-.PHONY: help setup case-study test lab execute results-case-study results-choices results-memory results-kernel-differences results-predictions results-gains bench bench-compression lock format clean
+.PHONY: help setup case-study test lab execute results-case-study results-choices results-qat results-memory results-kernel-differences results-predictions results-gains bench bench-compression lock format clean

@@ -56,6 +56,55 @@ def test_another_recipe_or_other_data_has_another_folder():
     assert len(folders) == 4 + 1 + 2
 
 
+def test_the_folders_of_before_there_was_a_second_engine_are_those_of_today():
+    """A build that is there already is found again: settings that a recipe leaves as they were aren't in its name."""
+    names = [Training(recipe, 0, "mnist-5k").folder.parent.name for recipe in recipes().values()]
+    assert names == ["article-5d0cbd58e2", "baseline-dac7cf2b00", "control-685dea2129", "pipeline-17d11899e9"]
+
+
+def test_the_own_engine_trains_the_same_pipeline_beside_the_same_baseline():
+    own, usual = case_study.recipes_of("own"), recipes()
+    assert case_study.recipes_of("tfmot") == usual
+    assert own == {"baseline": usual["baseline"], "pipeline": dataclasses.replace(usual["pipeline"], engine="own")}
+    folders = [Training(found["pipeline"], 0, "mnist-5k").folder for found in (own, usual)]
+    assert folders[0] != folders[1]
+    again = Training.from_json(Training(own["pipeline"], 0, "mnist-5k").to_json())
+    assert (again.recipe.engine, again.folder) == ("own", folders[0])
+    with pytest.raises(ValueError, match="engine 'mine' is not known; choose 'tfmot' or 'own'"):
+        case_study.recipes_of("mine")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        ([], ((0,), "make case-study", "tfmot")),
+        (["--engine", "own", "--seeds", "3", "4"], ([3, 4], "make case-study ENGINE=own", "own")),
+        (["--full"], ((0, 1, 2, 3, 4), "make results-case-study", "tfmot")),
+        (["--full", "--engine", "own"], ((0, 1, 2), "make results-case-study ENGINE=own", "own")),
+    ],
+)
+def test_the_command_line_says_what_is_run(monkeypatch, arguments, wanted):
+    asked = []
+
+    def run(seeds, source="best", *, command, engine, **settings):
+        asked.append((seeds, command, engine))
+        return {"provenance": {"engine": engine}, "runs": []}
+
+    monkeypatch.setattr(case_study, "run", run)
+    monkeypatch.setattr(case_study, "store", lambda found: None)
+    monkeypatch.setattr(case_study, "require_clean_commit", lambda: None)
+    monkeypatch.setattr(case_study, "_load", lambda name: None)
+    monkeypatch.setattr("hwlimits.training.report.show", lambda *arguments: None)
+    case_study.main(arguments)
+    assert asked == [wanted]
+
+
+def test_the_own_engine_s_result_has_a_file_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(case_study.data, "path", lambda name: tmp_path)
+    case_study.store({"provenance": {"seeds": [0], "engine": "own"}, "runs": []})
+    assert [path.name for path in tmp_path.glob("*.json")] == ["case_study_own.json"]
+
+
 @pytest.fixture
 def short(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -95,6 +95,63 @@ def test_the_page_stands_alone_and_every_figure_has_its_text(tmp_path):
     assert "Recall of each digit" in said
 
 
+def both_engines(seeds, change=0.0):
+    small = {"deflated_bytes": 25_000, "nonzero_parameters": 10_000, "wrong": [[3, 1]]}
+    tfmot = [record(stage, seed, 0.99 + seed / 1e4, **small) for seed in seeds for stage in ("pruned", "quantized")]
+    other = {"deflated_bytes": 26_000, "wrong": [[3, 1], *([i, 0] for i in range(10, 30))]}
+    own = [r | other | {"test_accuracy": r["test_accuracy"] + change} for r in tfmot]
+    return own, tfmot
+
+
+def test_the_engines_are_compared_on_the_seeds_that_both_have():
+    own, tfmot = both_engines([0, 1, 2], -0.001)
+    rows = report.engines(own, [*tfmot, *both_engines([7])[1]])
+    assert [(row["stage"], row["what"]) for row in rows[3:]] == [
+        ("pruned and int8", "accuracy"), ("pruned and int8", "deflated bytes"),
+        ("pruned and int8", "parameters not zero"),
+    ]  # fmt: skip
+    accuracy, size, zeros = rows[3:]
+    assert (accuracy["tfmot"], accuracy["own"]) == ("99.01 %", "98.91 %")
+    assert accuracy["own against tfmot"] == "-0.10 points [-0.100, -0.100]"
+    assert (size["tfmot"], size["own"], size["own against tfmot"]) == ("25,000", "26,000", "+4.0 %")
+    assert zeros["own against tfmot"] == "+0.0 %"
+
+
+def test_engines_of_one_seed_are_compared_by_image():
+    rows = report.engines(*both_engines([0]))
+    assert rows[3]["own against tfmot"] == "McNemar p = 1.9e-06"  # 20 images that one alone gets right: 2^-19
+
+
+def test_engines_on_other_images_or_seeds_are_not_compared(tmp_path):
+    own, tfmot = both_engines([0])
+    with pytest.raises(ValueError, match="0 seeds in common, tested on mnist; needs the same seeds and images"):
+        report.engines(own, both_engines([1])[1])
+    sample = [r | {"dataset": "mnist-5k"} for r in own]
+    with pytest.raises(ValueError, match="1 seeds in common, tested on mnist, mnist-5k"):
+        report.engines(sample, tfmot)
+
+
+def test_a_run_of_the_own_engine_stands_beside_the_stored_result(tmp_path):
+    def said(runs, full):
+        console = Console(width=200, record=True, file=io.StringIO())
+        found = {"provenance": {"engine": "own"}, "runs": runs}
+        report.show(found, {"provenance": {}, "runs": full}, tmp_path / "report.html", console)
+        return console.export_text()
+
+    own = [r for r in runs([0]) if r["stage"] != "control"]
+    own.insert(1, record("pruned", 0, 0.993))
+    full = [*runs([0, 1]), record("pruned", 0, 0.993), record("pruned", 1, 0.993)]
+    assert "The course's own engine beside tfmot's stored result" in said(own, full)
+    assert "own against tfmot" in (tmp_path / "report.html").read_text()
+    sample = [r | {"dataset": "mnist-5k", "test_images": 1000} for r in own]
+    assert "Not compared with tfmot's stored result" in said(sample, full)
+
+
+def test_several_seeds_without_a_control_have_no_claim_on_it():
+    own = [r for r in runs([0, 1]) if r["stage"] != "control"]
+    assert not any("minus control" in note or "control minus" in note for note in report.notes(own))
+
+
 def test_markdown_has_a_row_for_each_stage():
     lines = report.markdown(report.rows(runs([0]))).splitlines()
     assert len(lines) == 2 + 3

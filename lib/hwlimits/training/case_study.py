@@ -2,6 +2,7 @@
 
     python -m hwlimits.training.case_study                one seed, the best data there is, a report
     python -m hwlimits.training.case_study --full         the stored result, five seeds
+    ... --engine own                                      pruned and quantized without tfmot
 
 Four recipes of 15 epochs each are trained, so that what compression does can be told from what
 training longer does. Trainings run as processes of one thread each, as many as there are cores,
@@ -22,6 +23,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import psutil
@@ -36,7 +38,8 @@ from hwlimits.training.mnist import ImageSet, MnistError, scale
 from hwlimits.training.recipe import INT8_STAGES, STAGES, Phase, Recipe
 
 BUILD = "build/case-study"
-FULL_SEEDS = (0, 1, 2, 3, 4)
+FULL_SEEDS = {"tfmot": (0, 1, 2, 3, 4), "own": (0, 1, 2)}
+RESULTS = {"tfmot": "case_study", "own": "case_study_own"}
 TRAINING_MEMORY_BYTES = 2_000_000_000  # one training on all of MNIST peaks at 1.7e9
 
 # The pipeline's choices, made on held-out training images: data/results/case_study_choices.json.
@@ -76,6 +79,23 @@ def recipes(sparsity: dict[str, float] | None = None, shift_pixels: int = SHIFT_
     return {recipe.name: recipe for recipe in found}
 
 
+def recipes_of(engine: str) -> dict[str, Recipe]:
+    """The recipes that a run with this engine trains.
+
+    With 'own' they are the pipeline by it, and the baseline, against which files are timed: article and control have
+    nothing of either engine in them.
+
+    >>> list(recipes_of("own"))
+    ['baseline', 'pipeline']
+    """
+    if engine not in RESULTS:
+        raise ValueError(f"recipes_of: engine {engine!r} is not known; choose 'tfmot' or 'own'")
+    found = recipes()
+    if engine == "tfmot":
+        return found
+    return {"baseline": found["baseline"], "pipeline": dataclasses.replace(found["pipeline"], engine=engine)}
+
+
 @dataclasses.dataclass(frozen=True)
 class Training:
     """One recipe with one seed on one data set, and the folder where its files are kept.
@@ -89,10 +109,12 @@ class Training:
     data: str = "mnist"
     build: str = BUILD
 
+    module: ClassVar[str] = "hwlimits.training.case_study"  # what is run, with --train, in a process of its own
+
     @property
     def folder(self) -> Path:
         """Another recipe or other data has another folder, so that no run goes on with a stranger's files."""
-        what = json.dumps([self.load().source, dataclasses.asdict(self.recipe)], sort_keys=True)
+        what = json.dumps([self.load().source, _differing(self.recipe)], sort_keys=True)
         mark = hashlib.sha256(what.encode()).hexdigest()[:10]
         return Path(self.build) / f"{self.recipe.name}-{mark}" / f"seed-{self.seed}"
 
@@ -139,6 +161,17 @@ class Training:
         return cls(Recipe(**recipe), **fields)
 
 
+def _differing(recipe: Recipe) -> dict:
+    """A recipe as data, without settings that came later and are as they always were: its folder stays where it is."""
+    fields = dataclasses.asdict(recipe)
+    if recipe.engine == "tfmot":
+        del fields["engine"]
+    for phase in fields["phases"]:
+        if phase["bits"] == 8:
+            del phase["bits"]
+    return fields
+
+
 _loaded: dict[str, ImageSet] = {}
 
 
@@ -167,7 +200,7 @@ def train_all(trainings: Iterable[Training], *, jobs: int | None = None) -> None
         def one(training: Training) -> None:
             training.folder.mkdir(parents=True, exist_ok=True)
             log = training.folder / "log.txt"
-            command = [sys.executable, "-m", "hwlimits.training.case_study", "--train", training.to_json()]
+            command = [sys.executable, "-m", training.module, "--train", training.to_json()]
             seen = 0
             with (
                 open(log, "w", encoding="utf-8") as errors,
@@ -235,6 +268,7 @@ def run(
     build: str | Path = BUILD,
     attempts: int = 3,
     keep: bool = False,
+    engine: str = "tfmot",
 ) -> dict:
     """Train what is missing, measure every file, and return {"provenance": ..., "runs": [...]}.
 
@@ -243,10 +277,13 @@ def run(
     build     where models are kept: an interrupted training goes on there
     attempts  how often a void comparison is tried before it is reported as void
     keep      True keeps measured seeds too, and measures none twice unless its files have changed
+    engine    what prunes and quantizes, as for `recipes_of`
     """
-    made_by = provenance(command, seeds=seeds)  # before the work: the commit that is going to do it
+    wanted = recipes_of(engine).values()
+    more = {} if engine == "tfmot" else {"engine": engine}
+    made_by = provenance(command, seeds=seeds, **more)  # before the work: the commit that is going to do it
     source = _load(source).source
-    by_seed = {seed: [Training(recipe, seed, source, str(build)) for recipe in recipes().values()] for seed in seeds}
+    by_seed = {seed: [Training(recipe, seed, source, str(build)) for recipe in wanted] for seed in seeds}
     train_all([t for trainings in by_seed.values() for t in trainings])
     runs = []
     for seed, trainings in by_seed.items():
@@ -276,7 +313,9 @@ def _write(path: Path, text: str) -> None:
 
 
 def stored(name: str = "case_study") -> dict:
-    """A full-size result that comes with the course: five seeds on all of MNIST, or 'case_study_choices', the trials.
+    """A full-size result that comes with the course: five seeds on all of MNIST.
+
+    Or 'case_study_own': three of the course's own engine; 'case_study_choices': the trials.
 
     >>> len(stored()["provenance"]["seeds"])
     5
@@ -289,6 +328,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--full", action="store_true", help="make data/results/case_study.json: five seeds, 70,000 images"
     )
+    parser.add_argument("--engine", choices=tuple(RESULTS), default="tfmot", help="what prunes and quantizes")
+    parser.add_argument("--seeds", type=int, nargs="+", metavar="N", help="other seeds than the usual")
     parser.add_argument("--train", metavar="JSON", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.train:
@@ -296,9 +337,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     from hwlimits.training import report
 
-    console = Console()
+    console, engine = Console(), options.engine
+    suffix = "" if engine == "tfmot" else f" ENGINE={engine}"
     if not options.full:
-        found = run(command="make case-study")
+        found = run(options.seeds or (0,), command="make case-study" + suffix, engine=engine)
         report.show(found, stored(), Path(BUILD) / "report.html", console)
         return
     try:
@@ -307,23 +349,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (MnistError, DirtyTree) as error:
         console.print(str(error))
         raise SystemExit(2) from None
-    found = run(FULL_SEEDS, "mnist", command="make results-case-study", attempts=5, keep=True)
-    store(found)
+    settings = {"command": "make results-case-study" + suffix, "attempts": 5, "keep": True, "engine": engine}
+    store(run(options.seeds or FULL_SEEDS[engine], "mnist", **settings))
 
 
 def store(found: dict) -> None:
-    """Write the full result and its int8 files into data/results of this checkout."""
+    """Write the full result into data/results of this checkout; of tfmot's engine, its int8 files too."""
     if void := voids(found["runs"]):
         raise SystemExit(f"not stored: void comparisons of {', '.join(void)}; run again on a quieter machine")
-    target = data.path("results")
+    target, engine = data.path("results"), found["provenance"].get("engine", "tfmot")
     (target / "case_study").mkdir(exist_ok=True)
-    for seed in found["provenance"]["seeds"]:
+    for seed in found["provenance"]["seeds"] if engine == "tfmot" else ():
         folder = Training(recipes()["pipeline"], seed).folder
         shutil.copy(folder / "quantized.tflite", target / "case_study" / f"quantized-seed{seed}.tflite")
     text = json.dumps(found, indent=1)
     # a list of numbers on one line: the file is read by people too
     text = re.sub(r"\[\s+([^\[\]{}]*?)\s+\]", lambda m: "[" + re.sub(r"\s+", " ", m[1]) + "]", text)
-    _write(target / "case_study.json", text + "\n")
+    _write(target / f"{RESULTS[engine]}.json", text + "\n")
 
 
 if __name__ == "__main__":

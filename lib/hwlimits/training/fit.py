@@ -52,7 +52,7 @@ def _fit_phase(model, recipe, number, done, data, seed, folder, at_stage, at_epo
         return model
     count = round(phase.share * len(data.x_train))
     steps = math.ceil(count / recipe.batch)
-    model = _shape(model, phase, steps)
+    model = _shape(model, recipe, phase, steps)
     rate = phase.learning_rate
     if phase.decay:
         rate = keras.optimizers.schedules.CosineDecay(rate, phase.epochs * steps, alpha=0.01)
@@ -67,7 +67,7 @@ def _fit_phase(model, recipe, number, done, data, seed, folder, at_stage, at_epo
         images, labels = epoch_images(data, count, recipe.shift_pixels, seed, done + epoch)
         model.fit(
             images, labels, batch_size=recipe.batch, shuffle=False, verbose=0,
-            callbacks=prune.callbacks() if pruned else [],
+            callbacks=prune.callbacks(recipe.engine) if pruned else [],
         )  # fmt: skip
         gc.collect()  # `fit` leaves its data set in a cycle of references: 0.2 GB an epoch on all of MNIST
         stage = recipe.stages.get(done + epoch + 1)
@@ -103,13 +103,15 @@ def epoch_images(data: ImageSet, count: int, shift_pixels: int, seed: int, epoch
     return scale(images), labels.astype(np.int32)
 
 
-def _shape(model: keras.Model, phase: Phase, steps_per_epoch: int) -> keras.Model:
+def _shape(model: keras.Model, recipe: Recipe, phase: Phase, steps_per_epoch: int) -> keras.Model:
     if phase.form == "dense":
         return model
     if phase.form == "quantize":
-        return quantize.aware(model)
+        pruned_before = any(other.sparsity for other in recipe.phases)
+        return quantize.aware(model, recipe.engine, bits=phase.bits, keep_zeros=pruned_before)
     ramp = phase.epochs * steps_per_epoch if phase.form == "prune" else 0
-    return prune.prunable(model, phase.sparsity, ramp_steps=ramp, steps_per_epoch=steps_per_epoch)
+    steps = {"ramp_steps": ramp, "steps_per_epoch": steps_per_epoch}
+    return prune.prunable(model, phase.sparsity, **steps, engine=recipe.engine)
 
 
 def _state(model: keras.Model) -> list[np.ndarray]:

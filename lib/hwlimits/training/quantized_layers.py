@@ -228,8 +228,8 @@ def _check(layer, kind: str, at_end: bool) -> None:
         )
     if (_ends(layer) or _activation(layer) in BEFORE) and not at_end:
         raise QuantizationError(
-            f"aware: {layer.name} ends in {_activation(layer) if hasattr(layer, 'activation') else 'softmax'} and other "
-            "layers read it; its codes are LiteRT's own, so it has to be the last"
+            f"aware: {layer.name} ends in {_activation(layer) if kind != 'Softmax' else 'softmax'} and other layers "
+            "read it; its codes are LiteRT's own, so it has to be the last"
         )
     if getattr(layer, "data_format", "channels_last") != "channels_last":
         raise QuantizationError(f"aware: {layer.name} has its channels first; LiteRT has them last")

@@ -20,6 +20,7 @@ class Phase:
     share     the part of the training images that is used, from the first on
     sparsity  share of zeros by layer name, for 'prune' and 'hold'
     fresh     False lets the optimiser go on with what it remembers of the phase before ('dense' only)
+    bits      of the codes, for 'quantize'
     """
 
     epochs: int
@@ -29,6 +30,7 @@ class Phase:
     share: float = 1.0
     sparsity: Mapping[str, float] = field(default_factory=dict)
     fresh: bool = True
+    bits: int = 8
 
     def __post_init__(self):
         if not self.fresh and (self.form != "dense" or self.decay):
@@ -39,13 +41,17 @@ class Phase:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Phases, and the stages that are cut out of them: epochs done (from the start) to stage name."""
+    """Phases, and the stages that are cut out of them: epochs done (from the start) to stage name.
+
+    engine   what prunes and quantizes: 'tfmot', or 'own', the course's own, which loads nothing of tfmot
+    """
 
     name: str
     batch: int
     shift_pixels: int
     phases: tuple[Phase, ...]
     stages: Mapping[int, str]
+    engine: str = "tfmot"
 
     @property
     def epochs(self) -> int:

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hwlimits import plots
-from hwlimits.training.evaluate import before_after, paired
+from hwlimits.training.evaluate import before_after, mcnemar, paired, right_answers
 from hwlimits.training.recipe import STAGES
 from hwlimits.units import seconds
 
@@ -148,7 +148,7 @@ def notes(runs: Sequence[Mapping]) -> list[str]:
     if len(seeds) == 1 and "control" in stages(runs):
         verdict = comparison(runs, before="control")[-1][3]
         said.append(f"What compression alone does to accuracy (against the control): {verdict}.")
-    if len(seeds) > 1:
+    if len(seeds) > 1 and "control" in stages(runs):
         compression = points(difference(runs, "quantized", "control"))
         training = points(difference(runs, "control", "baseline_15"))
         said += [
@@ -242,6 +242,47 @@ def comparison(
     return before_after(*pair)
 
 
+def engines(own: Sequence[Mapping], tfmot: Sequence[Mapping]) -> list[dict[str, str]]:
+    """The compressed stages by the course's own engine beside tfmot's, on the seeds that both have.
+
+    Accuracies are paired by seed; of a single seed, by image (McNemar). Sizes and zeros are means.
+    Raises ValueError for results of other images, or without a seed in common.
+    """
+    seeds = sorted({r["seed"] for r in own} & {r["seed"] for r in tfmot})
+    images = {(r["dataset"], r["test_images"]) for r in (*own, *tfmot)}
+    if not seeds or len(images) > 1:
+        raise ValueError(
+            f"engines: {len(seeds)} seeds in common, tested on {', '.join(sorted(name for name, _ in images))}; "
+            "needs the same seeds and images"
+        )
+    own, tfmot = ([r for r in runs if r["seed"] in seeds] for runs in (own, tfmot))
+    rows = []
+    for stage in ("pruned", "quantized"):
+        if len(seeds) > 1:
+            said = points(paired(of(own, stage, "test_accuracy"), of(tfmot, stage, "test_accuracy")))
+        else:
+            right = [right_answers(next(r for r in runs if r["stage"] == stage)) for runs in (own, tfmot)]
+            said = f"McNemar p = {mcnemar(*right)['p_value']:.2g}"
+        shares = [mean(runs, stage, "test_accuracy") for runs in (tfmot, own)]
+        row = {"stage": NAMES[stage], "what": "accuracy", "tfmot": f"{100 * shares[0]:.2f} %"}
+        rows.append(row | {"own": f"{100 * shares[1]:.2f} %", "own against tfmot": said})
+        for what, key in (("deflated bytes", "deflated_bytes"), ("parameters not zero", "nonzero_parameters")):
+            theirs, ours = (mean(runs, stage, key) for runs in (tfmot, own))
+            row = {"stage": NAMES[stage], "what": what, "tfmot": f"{theirs:,.0f}", "own": f"{ours:,.0f}"}
+            rows.append(row | {"own against tfmot": f"{100 * (ours / theirs - 1):+.1f} %"})
+    return rows
+
+
+def _beside_tfmot(found: Mapping, full: Mapping) -> list[dict[str, str]]:
+    """`engines` where there is something to compare: the own engine's run, on images and seeds of the stored one."""
+    if found["provenance"].get("engine") != "own":
+        return []
+    try:
+        return engines(found["runs"], full["runs"])
+    except ValueError:
+        return []
+
+
 def show(found: Mapping, full: Mapping, page: Path, console: Console) -> None:
     """Print the report of a run, and write it with figures, beside the stored full result, as a page."""
     runs = found["runs"]
@@ -269,6 +310,13 @@ def show(found: Mapping, full: Mapping, page: Path, console: Console) -> None:
     console.print(table)
     for note in notes(runs):
         console.print("-", note, highlight=False)
+    if beside := _beside_tfmot(found, full):
+        table = Table(*beside[0], title="The course's own engine beside tfmot's stored result", title_justify="left")
+        for line in beside:
+            table.add_row(*line.values())
+        console.print(table)
+    elif found["provenance"].get("engine") == "own":
+        console.print("- Not compared with tfmot's stored result: that is of other images or seeds.", highlight=False)
     write_page(found, full, page)
     console.print(f"The page with figures: {page}", highlight=False)
 
@@ -291,6 +339,9 @@ def write_page(found: Mapping, full: Mapping, page: Path) -> None:
         }
 
     template = jinja2.Template(Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8"), autoescape=True)
-    sections = [section("This run, on this computer", found), section("The stored result, five seeds", full)]
+    this = section("This run, on this computer", found)
+    if beside := _beside_tfmot(found, full):
+        this["tables"].append(beside)
+    sections = [this, section("The stored result, five seeds", full)]
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(template.render(sections=sections), encoding="utf-8")
