@@ -78,6 +78,9 @@ results-predictions: $(INSTALLED)  ## make data/results/prediction_errors.csv: t
 results-gains: $(INSTALLED)  ## make data/results/gain_predictions.csv: faster, slower or equal? (a quiet computer)
 	$(RUN) -m hwlimits.training.gain_predictions
 
+results-fast-cnn: $(INSTALLED)  ## make data/results/fast_cnn.json: the CNN in a third of the time; resumes (a quiet computer)
+	$(RUN) -m hwlimits.training.fast_cnn
+
 bench: $(INSTALLED)  ## measure the kernels beside C, OpenBLAS, scipy.sparse and LiteRT: data/results/kernels.csv (a quiet computer)
 	$(RUN) -m hwlimits.training.bench
 
@@ -94,4 +97,4 @@ format: $(INSTALLED)  ## format the code
 clean:  ## remove what was built (the virtual environment and trained models)
 	rm -rf $(VENV) build dist
 
-.PHONY: help setup case-study test lab execute results-case-study results-choices results-qat results-memory results-kernel-differences results-predictions results-gains bench bench-compression lock format clean
+.PHONY: help setup case-study test lab execute results-case-study results-choices results-memory results-kernel-differences results-predictions results-gains results-qat results-fast-cnn bench bench-compression lock format clean

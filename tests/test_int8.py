@@ -253,6 +253,8 @@ W = np.ones((2, 3, 3, 3), np.int8)
          f"Int8Convolution: x is int8 (5, 5, 2); it takes {KIND}"),
         (lambda: convolution(W, np.zeros(2), **SCALES)(np.ones((5, 5, 3))), ValueError, "x is float64 (5, 5, 3)"),
         (lambda: convolution(W, np.zeros(2), **SCALES)([1]), ValueError, "x is list"),
+        (lambda: convolution(W, np.zeros(2), **SCALES)(numbers(1, 5, 5, 3)[:, :, :3]), ValueError, "int8 (1, 5, 3, 3)"),
+        (lambda: convolution(W, np.zeros(2), **SCALES)(numbers(5, 5)), ValueError, "x is int8 (5, 5); it takes"),
         (lambda: convolution(W, np.zeros(2), **SCALES)(numbers(5, 2, 3)), ValueError,
          "Int8Convolution: a window of (3, 3) is larger than x, (5, 2)"),
     ],

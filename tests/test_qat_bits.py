@@ -19,11 +19,11 @@ def test_every_network_of_a_seed_starts_from_the_same_one():
 
 
 def test_a_small_run_has_all_the_lines_and_trains_nothing_twice(tmp_path):
-    settings = {"bits": (4,), "share": 0.1, "build": str(tmp_path)}
+    settings = {"bits": (4,), "engines": ("own",), "share": 0.1, "build": str(tmp_path)}
     found = qat_bits.run((0,), "mnist-5k", **settings)
     after = {(bits, f"ptq_{m}", "own") for bits in (8, 4, 2) for m in ("min_max", "mean_square_error")}
     assert {(r["bits"], r["method"], r["engine"]) for r in found} == {
-        (32, "float32", "none"), *after, (4, "qat", "tfmot"), (4, "qat", "own"),
+        (32, "float32", "none"), *after, (4, "qat", "own"),
     }  # fmt: skip
     by = {(r["bits"], r["method"], r["engine"]): r for r in found}
     for row in found:
@@ -36,11 +36,9 @@ def test_a_small_run_has_all_the_lines_and_trains_nothing_twice(tmp_path):
     assert by[8, "ptq_min_max", "own"]["test_accuracy"] == pytest.approx(plain, abs=0.01)
     assert by[4, "qat", "own"]["test_accuracy"] > 0.7
     (start,) = tmp_path.glob("plain-*/seed-0/phase-0.npz")
-    copies = list(tmp_path.glob("*-4-*/seed-0/phase-0.npz"))
-    assert len(copies) == 2
-    for copy in copies:
-        with np.load(start) as a, np.load(copy) as b:
-            assert all(np.array_equal(a[name], b[name]) for name in a.files)
+    (copy,) = tmp_path.glob("own-4-*/seed-0/phase-0.npz")
+    with np.load(start) as a, np.load(copy) as b:
+        assert all(np.array_equal(a[name], b[name]) for name in a.files)
     written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
     assert qat_bits.run((0,), "mnist-5k", **settings) == found
     assert written == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}

@@ -1,5 +1,7 @@
 """The course's own quantization-aware models: what they round, keep and refuse, and their int8 files."""
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -13,6 +15,7 @@ from hwlimits.training.models import article_cnn
 layers = keras.layers
 
 
+@functools.cache
 def trained(build, shape=(12, 12, 3), classes=5, bits=8, engine="own", keep_zeros=True):
     """A network of random weights with ranges that a few steps of training have learnt, and images for it."""
     keras.utils.set_random_seed(1)

@@ -114,7 +114,7 @@ class Training:
     @property
     def folder(self) -> Path:
         """Another recipe or other data has another folder, so that no run goes on with a stranger's files."""
-        what = json.dumps([self.load().source, _differing(self.recipe)], sort_keys=True)
+        what = json.dumps([self.load().source, self.recipe.identity()], sort_keys=True)
         mark = hashlib.sha256(what.encode()).hexdigest()[:10]
         return Path(self.build) / f"{self.recipe.name}-{mark}" / f"seed-{self.seed}"
 
@@ -159,17 +159,6 @@ class Training:
         recipe["phases"] = tuple(Phase(**phase) for phase in recipe["phases"])
         recipe["stages"] = {int(epoch): stage for epoch, stage in recipe["stages"].items()}
         return cls(Recipe(**recipe), **fields)
-
-
-def _differing(recipe: Recipe) -> dict:
-    """A recipe as data, without settings that came later and are as they always were: its folder stays where it is."""
-    fields = dataclasses.asdict(recipe)
-    if recipe.engine == "tfmot":
-        del fields["engine"]
-    for phase in fields["phases"]:
-        if phase["bits"] == 8:
-            del phase["bits"]
-    return fields
 
 
 _loaded: dict[str, ImageSet] = {}

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from hwlimits.training import prune, quantize
+from hwlimits.training.distill import Teacher
 from hwlimits.training.keras import keras
 from hwlimits.training.mnist import ImageSet, scale
 from hwlimits.training.recipe import Phase, Recipe
@@ -30,21 +31,23 @@ def run(
     folder: Path,
     at_stage: Callable[[str, keras.Model], None],
     at_epoch: Callable[[int], None] = lambda epoch: None,
+    teacher: Teacher | None = None,
 ) -> keras.Model:
     """Train `model` by `recipe` and call `at_stage(stage, model)` where the recipe says so.
 
     `folder` holds what is needed to go on after an interruption. Pruned models arrive at
-    `at_stage` stripped, quantization-aware ones as they are. `at_epoch` hears of each epoch.
+    `at_stage` stripped, quantization-aware ones as they are. `at_epoch` hears of each epoch. With a
+    `teacher` the model learns from its answers, too, to the images as they are shifted.
     """
     folder.mkdir(parents=True, exist_ok=True)
     done = 0
     for number, phase in enumerate(recipe.phases):
-        model = _fit_phase(model, recipe, number, done, data, seed, folder, at_stage, at_epoch)
+        model = _fit_phase(model, recipe, number, done, data, seed, folder, at_stage, at_epoch, teacher)
         done += phase.epochs
     return model
 
 
-def _fit_phase(model, recipe, number, done, data, seed, folder, at_stage, at_epoch):
+def _fit_phase(model, recipe, number, done, data, seed, folder, at_stage, at_epoch, teacher):
     """One phase. Its end is saved, so that a run that goes on later starts the next phase from there."""
     phase, ended = recipe.phases[number], folder / f"phase-{number}.npz"
     if ended.exists():
@@ -56,7 +59,7 @@ def _fit_phase(model, recipe, number, done, data, seed, folder, at_stage, at_epo
     rate = phase.learning_rate
     if phase.decay:
         rate = keras.optimizers.schedules.CosineDecay(rate, phase.epochs * steps, alpha=0.01)
-    model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy")
+    model.compile(keras.optimizers.Adam(rate), teacher.loss if teacher else "sparse_categorical_crossentropy")
     model.optimizer.build(model.trainable_variables)
     if not phase.fresh:
         _assign(model, _restore(folder / f"phase-{number - 1}.npz"))
@@ -65,6 +68,8 @@ def _fit_phase(model, recipe, number, done, data, seed, folder, at_stage, at_epo
     for epoch in range(start, phase.epochs):
         at_epoch(done + epoch)
         images, labels = epoch_images(data, count, recipe.shift_pixels, seed, done + epoch)
+        if teacher:
+            labels = teacher.targets(images, labels)
         model.fit(
             images, labels, batch_size=recipe.batch, shuffle=False, verbose=0,
             callbacks=prune.callbacks(recipe.engine) if pruned else [],

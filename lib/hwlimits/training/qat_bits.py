@@ -106,6 +106,7 @@ def run(
     source: str = "mnist",
     *,
     bits: Sequence[int] = BITS,
+    engines: Sequence[str] = ENGINES,
     share: float = 1.0,
     build: str = BUILD,
 ) -> list[dict]:
@@ -113,6 +114,7 @@ def run(
 
     source   'mnist' or 'mnist-5k'
     bits     of the quantization-aware trainings; after training it is always all of `BITS`
+    engines  of the quantization-aware trainings
     share    of the training images
     """
     plain = [QatTraining(recipe(share=share), seed, source, build) for seed in seeds]
@@ -121,7 +123,7 @@ def run(
         QatTraining(recipe(engine, n, share), start.seed, source, build)
         for start in plain
         for n in bits
-        for engine in ENGINES
+        for engine in engines
     ]
     train_all(aware)
     return sorted((line for t in (*plain, *aware) for line in t.rows()), key=lambda line: (line["seed"], -line["bits"]))

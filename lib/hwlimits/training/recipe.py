@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 # What the case study cuts out of its recipes, in the order in which it is told.
 STAGES = ("article", "baseline_5", "baseline_15", "control", "pruned", "quantized")
@@ -56,3 +56,16 @@ class Recipe:
     @property
     def epochs(self) -> int:
         return sum(phase.epochs for phase in self.phases)
+
+    def identity(self) -> dict:
+        """The recipe as data, by which the folder of a training is named.
+
+        Settings that came later, and are as they always were, are left out: such a training stays where it is.
+        """
+        fields = asdict(self)
+        if self.engine == "tfmot":
+            del fields["engine"]
+        for phase in fields["phases"]:
+            if phase["bits"] == 8:
+                del phase["bits"]
+        return fields
