@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-from hwlimits.training import evaluate, litert
+from hwlimits.training import evaluate, export, litert
+from hwlimits.training.keras import keras
 from hwlimits.training.litert import LiteRTError, LiteRTFile, run_micro, to_input
 
 
@@ -52,6 +53,34 @@ def test_the_deflated_size_is_the_one_a_zip_file_has(compressed, tmp_path):
         (member,) = archive.infolist()
     assert file.raw_bytes == (tmp_path / "model.tflite").stat().st_size
     assert file.deflated_bytes == member.compress_size + 6  # zlib's own header and checksum
+
+
+def test_the_bytes_of_a_file_by_part_add_up(compressed):
+    for stage in ("dense", "pruned", "quantized"):
+        file = compressed[1][stage]
+        found = file.bytes_by_part
+        size = 1 if stage == "quantized" else 4
+        assert found["weights"] == size * sum(layer.weights.size for layer in file.layers) == size * 121_760
+        assert found["biases"] == 4 * 170
+        assert sum(found.values()) == file.raw_bytes
+        told = [d["quantization_parameters"] for d in file.interpreter(reference=True).get_tensor_details()]
+        assert found["scales"] == sum(4 * len(q["scales"]) + 8 * len(q["zero_points"]) for q in told)
+        assert 0 < found["description"] < 6_000
+
+
+def test_weights_of_two_bytes_count_as_the_file_has_them(compressed):
+    model, biases = compressed[0]["pruned"], 2 * 170
+    found = LiteRTFile(export.after_training(model, "float16")).bytes_by_part
+    assert (found["weights"], found["biases"]) == (2 * 121_760, biases)
+
+
+def test_a_buffer_that_two_layers_share_is_counted_once(compressed):
+    model = keras.models.clone_model(compressed[0]["pruned"])
+    for name in ("conv2", "dense1"):  # both have 64 outputs, and the converter keeps equal constants once
+        model.get_layer(name).bias.assign(np.arange(64.0))
+    assert LiteRTFile(export.to_float32(model)).bytes_by_part["biases"] == 4 * (32 + 64), (
+        "dense2's, all zero, is left out"
+    )
 
 
 def test_entropy_is_shannon_s_sum(compressed):

@@ -10,6 +10,7 @@ import numpy as np
 from hwlimits.quantization import QuantizationError
 from hwlimits.training import fake_quant, quantized_layers
 from hwlimits.training.keras import keras, tf
+from hwlimits.training.stderr import caught_stderr
 
 
 def to_float32(model: keras.Model) -> bytes:
@@ -59,6 +60,6 @@ def after_training(model: keras.Model, form: str, examples: Iterable[list[np.nda
         converter.representative_dataset = lambda: iter(examples)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.inference_input_type = converter.inference_output_type = tf.int8
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), caught_stderr():  # the converter prints how it quantizes
         warnings.filterwarnings("ignore", "Statistics for quantized inputs were expected")
         return converter.convert()

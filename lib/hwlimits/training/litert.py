@@ -92,6 +92,29 @@ class LiteRTFile:
         return sum(array.size for array in self.parameters)
 
     @property
+    def bytes_by_part(self) -> dict[str, int]:
+        """Bytes of the file by what they are for: 'weights', 'biases', 'scales' and 'description'; in all `raw_bytes`.
+
+        Weights and biases are those of convolutions and dense layers, in the type that the file stores: what a
+        DEQUANTIZE widens when the file is loaded counts as it was before. A scale has four bytes, its zero point
+        eight. The description is the rest: operators, names, shapes, and what holds them together.
+        """
+        graph, buffers = self._model.subgraphs[0], self._model.buffers
+        widened = {op.outputs[0]: op.inputs[0] for op in self._ops if self._op_name(op) == "DEQUANTIZE"}
+        parts, counted = dict.fromkeys(("weights", "biases", "scales"), 0), set()
+        for op in self._ops:
+            given = op.inputs[1:3] if self._op_name(op) in _HEAVY else ()
+            for part, index in zip(("weights", "biases"), given, strict=False):
+                buffer = graph.tensors[widened.get(index, index)].buffer if index >= 0 else 0
+                if buffer not in counted:  # two layers may share their weights
+                    counted.add(buffer)
+                    parts[part] += len(buffers[buffer].data) if buffers[buffer].data is not None else 0
+        for quantization in (tensor.quantization for tensor in graph.tensors if tensor.quantization is not None):
+            for numbers, size in ((quantization.scale, 4), (quantization.zeroPoint, 8)):
+                parts["scales"] += size * (0 if numbers is None else len(numbers))
+        return parts | {"description": self.raw_bytes - sum(parts.values())}
+
+    @property
     def nonzero_parameters(self) -> int:
         return sum(int(np.count_nonzero(array)) for array in self.parameters)
 
