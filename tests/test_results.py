@@ -16,6 +16,7 @@ from hwlimits.training.recipe import STAGES
 STORED = case_study.stored()
 RUNS = STORED["runs"]
 SEEDS = STORED["provenance"]["seeds"]
+OWN = case_study.stored("case_study_own")
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in data.path("results").glob("*.json")))
@@ -34,14 +35,18 @@ def test_every_stage_has_every_seed_on_all_the_images():
     assert {(run["dataset"], run["test_images"]) for run in RUNS} == {("mnist", 10_000)}
 
 
-@pytest.mark.parametrize("run", RUNS, ids=lambda run: f"{run['stage']}-{run['seed']}")
-def test_a_record_agrees_with_itself(run):
+@pytest.mark.parametrize(
+    ("run", "runs"),
+    [pytest.param(run, runs, id=f"{engine}-{run['stage']}-{run['seed']}")
+     for engine, runs in (("tfmot", RUNS), ("own", OWN["runs"])) for run in runs],
+)  # fmt: skip
+def test_a_record_agrees_with_itself(run, runs):
     wrong = run["wrong"]
     assert run["test_accuracy"] == pytest.approx(1 - len(wrong) / 10_000)
     assert (run["test_accuracy_low"], run["test_accuracy_high"]) == pytest.approx(
         accuracy_interval(10_000 - len(wrong), 10_000)
     )
-    baseline = next(r for r in RUNS if r["stage"] == "baseline_15" and r["seed"] == run["seed"])
+    baseline = next(r for r in runs if r["stage"] == "baseline_15" and r["seed"] == run["seed"])
     assert run["mcnemar_vs_baseline"] == pytest.approx(mcnemar(right_answers(baseline), right_answers(run)))
     for batch in (1, 128):
         assert run[f"latency_batch{batch}_verdict"] != "VOID"
@@ -93,3 +98,26 @@ def test_the_recipe_in_the_code_is_the_one_that_was_chosen():
     best = max(row["held_out_accuracy_mean"] for row in found["candidates"])
     near = [row for row in found["candidates"] if round(best - row["held_out_accuracy_mean"], 6) <= choices.WITHIN]
     assert min(near, key=lambda row: np.mean(row["deflated_bytes"]))["candidate"] == found["chosen"]
+
+
+def test_the_own_engine_has_its_stages_and_seeds():
+    assert OWN["provenance"]["engine"] == "own"
+    stages = {stage for recipe in case_study.recipes_of("own").values() for stage in recipe.stages.values()}
+    wanted = {(stage, seed) for stage in stages for seed in case_study.FULL_SEEDS["own"]}
+    assert {(run["stage"], run["seed"]) for run in OWN["runs"]} == wanted
+    assert {(run["dataset"], run["test_images"]) for run in OWN["runs"]} == {("mnist", 10_000)}
+
+
+def test_the_own_engine_does_what_tfmot_s_does():
+    """Without tfmot: as accurate within a quarter of a percent, the same zeros, a file as small."""
+    seeds = case_study.FULL_SEEDS["own"]
+    theirs = [run for run in RUNS if run["seed"] in seeds]
+    for stage in ("pruned", "quantized"):
+        accuracies = [report.mean(runs, stage, "test_accuracy") for runs in (OWN["runs"], theirs)]
+        assert accuracies[0] == pytest.approx(accuracies[1], abs=0.0025)
+        assert accuracies[0] >= 0.992
+        sizes = [report.mean(runs, stage, "deflated_bytes") for runs in (OWN["runs"], theirs)]
+        assert sizes[0] == pytest.approx(sizes[1], rel=0.05)
+        nonzero = [report.mean(runs, stage, "nonzero_parameters") for runs in (OWN["runs"], theirs)]
+        assert nonzero[0] == pytest.approx(nonzero[1], rel=0.05)
+    assert all(run["int8_weights"] for run in OWN["runs"] if run["stage"] == "quantized")

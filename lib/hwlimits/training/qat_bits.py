@@ -4,7 +4,8 @@
 
 For each seed one network is trained plainly, on the article's settings for five epochs, and everything starts from it.
 After training its ranges come from `hwlimits.calibration`, with 500 training images; quantization-aware training goes
-on for two epochs, at the learning rate of the case study's last phase. Bits are those of kernels and of what is between
+on for two epochs, at the learning rate of the case study's last phase; and so does a control, without codes, or what
+two epochs bring would be taken for what the codes cost. Bits are those of kernels and of what is between
 the layers; input and answers have 8. Accuracies are those of the Keras models with codes in their forward pass.
 """
 
@@ -31,8 +32,16 @@ BUILD = "build/qat-bits"
 CALIBRATION_IMAGES = 500
 BASELINE_EPOCHS, QAT_EPOCHS = 5, 2
 # `epochs` counts all that the network was trained for. `low` and `high` are the ends of a 95 % interval of the
-# accuracy. The engine of what is quantized after training is ours, and 'none' that of the plain network, of 32 bits.
+# accuracy. The engine of what is quantized after training is ours; networks of 32 bits have none, 'float32', which all
+# start from, and 'control'.
 COLUMNS = ("seed", "bits", "method", "engine", "test_accuracy", "low", "high", "epochs")
+
+
+def control(share: float = 1.0) -> Recipe:
+    """The plain training, and as many epochs behind it as the quantization-aware ones have, without codes."""
+    more = Phase(QAT_EPOCHS, 3e-4, share=share)
+    phases = (*recipe(share=share).phases, more)
+    return Recipe("control", 32, 0, phases, {BASELINE_EPOCHS + QAT_EPOCHS: "control"})
 
 
 def recipe(engine: str | None = None, bits: int = 8, share: float = 1.0) -> Recipe:
@@ -85,6 +94,8 @@ class QatTraining(Training):
         def at_stage(stage, model):
             if stage == "aware":
                 lines = [line(model, self.recipe.phases[-1].bits, "qat", self.recipe.engine)]
+            elif stage == "control":
+                lines = [line(model, 32, "control", "none")]
             else:
                 seen = scale(images.x_train[:CALIBRATION_IMAGES])
                 lines = [line(model, 32, "float32", "none")]
@@ -125,6 +136,7 @@ def run(
         for n in bits
         for engine in engines
     ]
+    aware += [QatTraining(control(share), start.seed, source, build) for start in plain]
     train_all(aware)
     return sorted((line for t in (*plain, *aware) for line in t.rows()), key=lambda line: (line["seed"], -line["bits"]))
 
