@@ -86,7 +86,8 @@ def test_what_the_stored_table_shows(table):
     assert control > plain > 0.985
     # 8 bits cost nothing that this many images could show, beside a network that trained as long
     for method, engine, start in (
-        ("ptq_min_max", "own", plain), ("ptq_mean_square_error", "own", plain), ("qat", "tfmot", control), ("qat", "own", control),
+        ("ptq_min_max", "own", plain), ("ptq_mean_square_error", "own", plain),
+        ("qat", "tfmot", control), ("qat", "own", control),
     ):  # fmt: skip
         assert abs(mean_accuracy(table, 8, method, engine) - start) < 0.0025, (method, engine)
     # with three codes it is the range that counts: one chosen by its error, untrained, is ahead of a trained wide one
