@@ -19,7 +19,7 @@ from hwlimits.kernels.sparse import LANES, VECTORS, compress
 from hwlimits.kernels.steps import CLEAR, DOT, FIELDS, LAY, MEAN, POOL, ROWS, STRIDED, run
 
 IN_L2 = 32 << 10  # floats that a convolution reads and finds there again
-BEHIND = 8 * LANES  # elements behind an image that a step may touch, twice the STRIDED registers of `strided_rows`
+BEHIND = 8 * LANES  # elements behind an image that a step may touch, twice the STRIDED_REGISTERS of `strided_rows`
 NO_PADS = (0, 0), (0, 0)
 
 
@@ -46,7 +46,10 @@ class Convolution:
 
 @dataclass(frozen=True)
 class MaxPool:
-    """The largest of each `size` x `size` pixels, side by side; what does not fill a window is left out."""
+    """The largest of each `size` x `size` pixels, side by side; what does not fill a window is left out.
+
+    A NaN comes through from a window's first pixel alone: anywhere else it is not larger than what was found.
+    """
 
     size: int = 2
 
@@ -184,7 +187,10 @@ class Network:
         return sum(part.nbytes for part in self._parts)
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """The last layer's output (height, width, channels), or (outputs,), for an image of the network's shape."""
+        """The last layer's output for an image of the network's shape: (height, width, channels), or (outputs,).
+
+        The second is that of Dense and GlobalMean, and of a 1 x 1 convolution of a single pixel, which is a Dense.
+        """
         if np.shape(image) != self.shape:
             raise ValueError(f"Network: an image of shape {np.shape(image)}; this network takes {self.shape}")
         self._input[:] = image

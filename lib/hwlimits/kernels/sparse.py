@@ -154,8 +154,8 @@ VECTORS = {1: 8, 2: 6, 4: 3}  # registers of pixels that a block takes at once: 
 
 _1x1, _1x2, _1x3, _1x4, _1x5, _1x6, _1x7, _1x8 = (sparse_tile(1, vectors) for vectors in range(1, 9))
 _2x1, _2x2, _2x3, _2x4, _2x5, _2x6 = (sparse_tile(2, vectors) for vectors in range(1, 7))
-STRIDED = 4  # registers of a row of pixels, of which every second one is taken
-_strided = sparse_tile(1, STRIDED, 2)
+STRIDED_REGISTERS = 4  # registers of a row of pixels, of which every second one is taken
+_strided = sparse_tile(1, STRIDED_REGISTERS, 2)
 _4x1, _4x2, _4x3 = (sparse_tile(4, vectors) for vectors in range(1, 4))
 
 
@@ -258,13 +258,13 @@ def pixel_rows(values, offsets, starts, bias, block, x, x_at, low, high, y, y_at
 def strided_rows(values, offsets, starts, bias, x, x_at, x_pitch, low, high, y, y_at, y_row, y_pitch, height, width):
     """The same for every second pixel of every second row of x: row r of the matrix, (height, width) pixels of it.
 
-    Up to STRIDED registers behind the end of a row of pixels are written.
+    Up to STRIDED_REGISTERS registers behind the end of a row of pixels are written.
     """
     v, o, b = values.ctypes.data, offsets.ctypes.data, bias.ctypes.data
     for r in range(starts.size - 1):
         for row in range(height):
             x_first = x.ctypes.data + 4 * (x_at + 2 * row * x_pitch)
             y_first = y.ctypes.data + 4 * (y_at + r * y_row + row * y_pitch)
-            for start in range(0, width, STRIDED * LANES):
+            for start in range(0, width, STRIDED_REGISTERS * LANES):
                 x_start, y_start = x_first + 8 * start, y_first + 4 * start
                 _strided(starts[r], starts[r + 1], v, o, x_start, b + 4 * r, low, high, y_start, y_row)
