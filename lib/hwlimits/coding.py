@@ -170,7 +170,6 @@ def _read(back: Reader, code: str, count: int, signed: bool) -> np.ndarray:
     if not 1 <= different <= count:
         raise CodingError(f"{count:,} values, {different:,} of them different; the content is damaged")
     negative, first = back.fixed(1), back.number()
-    back.expect(different - 1)
     symbols = [-first if negative else first]
     for _ in range(different - 1):
         symbols.append(symbols[-1] + back.gamma())
