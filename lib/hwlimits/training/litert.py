@@ -17,6 +17,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
+from hwlimits.coding import entropy_bits
 from hwlimits.training.litert_parser import OP_NAMES, LiteRTError, parse
 from hwlimits.training.mnist import scale
 from hwlimits.training.stderr import caught_stderr
@@ -77,11 +78,7 @@ class LiteRTFile:
         The table of symbols and the file's structure are not in it, which flatters float32: there
         almost each weight is a symbol of its own.
         """
-        bits = 0.0
-        for values in self.parameters:
-            _, counts = np.unique(values, return_counts=True)
-            bits += float(np.sum(counts * np.log2(counts.sum() / counts)))
-        return bits / 8
+        return sum(entropy_bits(values) for values in self.parameters) / 8
 
     @property
     def parameters(self) -> list[np.ndarray]:
