@@ -239,6 +239,25 @@ def test_only_operators_with_an_activation_of_their_own_take_a_relu_in():
     assert "codes_of_average" not in {layer.name for layer in quantize.aware(averaged(), "own").layers}
 
 
+def test_a_file_that_computes_in_float32_is_refused():
+    """A model that knows of no codes but at its input: the converter says nothing, and leaves the rest in float32."""
+    inputs = keras.Input((12, 12, 3))
+    coded = quantized_layers.Coded(name="codes")
+    model = keras.Model(inputs, layers.ReLU(negative_slope=0.1, name="leaky")(coded(inputs)))
+    coded(keras.backend.constant(varied(8)), training=True)
+    with pytest.raises(
+        QuantizationError, match="to_int8: the file has the operator LEAKY_RELU .* in float32; make the"
+    ):
+        export.to_int8(model)
+
+
+def test_ranges_that_nothing_was_learnt_of_are_refused():
+    model = plain()
+    with pytest.raises(QuantizationError, match=r"to_int8: .* has learnt no range yet; train .* or use quantize.calib"):
+        export.to_int8(quantize.aware(model, "own"))
+    assert LiteRTFile(export.to_int8(quantize.calibrated(model, varied(8)))).int8_weights
+
+
 def test_a_model_that_has_no_graph_is_refused():
     class Own(keras.Model):
         def call(self, x):
