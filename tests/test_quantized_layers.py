@@ -61,9 +61,9 @@ def codes(file):
     return [integer_run._quantization(graph.tensors[i]) for i in (*graph.inputs, *graph.outputs)]
 
 
-@pytest.mark.parametrize("build", [plain, residual])
+@pytest.mark.parametrize("build", ["plain", "residual", "relu_alone", "averaged"])
 def test_the_file_answers_as_the_model(build):
-    _, aware, images = trained(build)
+    _, aware, images = trained(globals()[build])
     file = LiteRTFile(export.to_int8(aware))
     assert file.int8_weights
     read, put = codes(file)
@@ -169,12 +169,93 @@ def test_a_norm_is_folded():
         (lambda: layers.BatchNormalization(name="n"), "n is a BatchNormalization that no layer before it can take in"),
         (lambda: layers.Dense(4, name="d"), "d reads numbers of the shape .*put a Flatten before it"),
         (lambda: layers.Conv2D(4, 3, data_format="channels_first", name="c"), "c has its channels first"),
+        (lambda: layers.Conv2D(4, 3, dilation_rate=2, name="wide"), r"wide has the dilation \(2, 2\)"),
+        (lambda: layers.DepthwiseConv2D(3, dilation_rate=(2, 2), name="wide"), r"wide has the dilation \(2, 2\)"),
+        (
+            lambda: layers.ReLU(negative_slope=0.1, name="leaky"),
+            "leaky is a ReLU with negative_slope=0.1, threshold=0,",
+        ),
+        (lambda: layers.ReLU(max_value=0.3, name="low"), "low is a ReLU with .*max_value=0.3; take"),
+        (lambda: layers.ReLU(threshold=0.5, name="late"), "late is a ReLU with negative_slope=0, threshold=0.5"),
     ],
 )
 def test_what_has_no_codes_is_refused_by_name(layer, said):
     model = keras.Sequential([keras.Input((12, 12, 4)), layer(), layers.ReLU(), layers.Flatten(), layers.Dense(2)])
     with pytest.raises(QuantizationError, match=f"aware: {said}"):
         quantize.aware(model, "own")
+
+
+def test_a_sum_of_three_is_refused():
+    inputs = keras.Input((12, 12, 3))
+    three = [layers.Conv2D(2, 1)(inputs) for _ in range(3)]
+    model = keras.Model(inputs, layers.Add(name="sum")(three))
+    with pytest.raises(QuantizationError, match="aware: sum adds 3 inputs; LiteRT's integers add two"):
+        quantize.aware(model, "own")
+
+
+def test_a_norm_behind_an_output_is_refused():
+    """Folded into the convolution it would change what that puts out itself."""
+    inputs = keras.Input((12, 12, 3))
+    first = layers.Conv2D(2, 3, name="first")(inputs)
+    model = keras.Model(inputs, [first, layers.BatchNormalization(name="norm")(first)])
+    with pytest.raises(QuantizationError, match="aware: norm is a BatchNormalization that no layer before it can take"):
+        quantize.aware(model, "own")
+
+
+def test_inputs_keep_their_order_and_names():
+    a, b = keras.Input((12, 12, 3), name="a"), keras.Input((12, 12, 3), name="b")
+    both = layers.Concatenate()([layers.Conv2D(2, 3)(a), layers.Conv2D(3, 3)(b)])
+    model = keras.Model([b, a], both)  # the layers have a first
+    images = [varied(8), 1 - varied(8)]
+    aware = quantize.aware(model, "own")
+    assert aware.input_names == model.input_names == ["b", "a"]
+    aware([keras.backend.constant(x) for x in images], training=True)
+    expected = model.predict(images, verbose=0)
+    assert np.abs(aware.predict(images, verbose=0) - expected).max() < 0.03 * np.ptp(expected)
+
+
+def relu_alone():
+    """ReLUs that LiteRT does not fuse with what is before them."""
+    inputs = keras.Input((12, 12, 3))
+    x = layers.Conv2D(8, 3, activation="relu", name="conv")(inputs)
+    x = layers.ReLU(6.0, name="again")(x)
+    y = layers.ReLU(name="half")(layers.Concatenate(name="both")([x, layers.Conv2D(4, 3, name="other")(inputs)]))
+    x = layers.ReLU(name="mean_relu")(layers.GlobalAveragePooling2D(name="mean")(y))
+    return keras.Model(inputs, layers.Dense(5, activation="softmax", name="out")(x))
+
+
+def averaged():
+    inputs = keras.Input((12, 12, 3))
+    x = layers.AveragePooling2D(2, name="average")(layers.Conv2D(8, 3, name="conv")(inputs))
+    x = layers.Flatten()(layers.ReLU(name="relu")(x))
+    return keras.Model(inputs, layers.Dense(5, activation="softmax", name="out")(x))
+
+
+def test_only_operators_with_an_activation_of_their_own_take_a_relu_in():
+    names = {layer.name for layer in quantize.aware(relu_alone(), "own").layers}
+    assert {"codes_of_again", "codes_of_both", "codes_of_half", "codes_of_mean", "codes_of_mean_relu"} <= names
+    conv = quantize.aware(relu_alone(), "own").get_layer("conv")
+    assert conv.output_bits == 8
+    assert "codes_of_average" not in {layer.name for layer in quantize.aware(averaged(), "own").layers}
+
+
+def test_a_file_that_computes_in_float32_is_refused():
+    """A model that knows of no codes but at its input: the converter says nothing, and leaves the rest in float32."""
+    inputs = keras.Input((12, 12, 3))
+    coded = quantized_layers.Coded(name="codes")
+    model = keras.Model(inputs, layers.ReLU(negative_slope=0.1, name="leaky")(coded(inputs)))
+    coded(keras.backend.constant(varied(8)), training=True)
+    with pytest.raises(
+        QuantizationError, match="to_int8: the file has the operator LEAKY_RELU .* in float32; make the"
+    ):
+        export.to_int8(model)
+
+
+def test_ranges_that_nothing_was_learnt_of_are_refused():
+    model = plain()
+    with pytest.raises(QuantizationError, match=r"to_int8: .* has learnt no range yet; train .* or use quantize.calib"):
+        export.to_int8(quantize.aware(model, "own"))
+    assert LiteRTFile(export.to_int8(quantize.calibrated(model, varied(8)))).int8_weights
 
 
 def test_a_model_that_has_no_graph_is_refused():

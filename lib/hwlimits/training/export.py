@@ -6,10 +6,12 @@ import warnings
 from collections.abc import Iterable
 
 import numpy as np
+from ai_edge_litert import schema_py_generated as schema
 
 from hwlimits.quantization import QuantizationError
 from hwlimits.training import fake_quant, quantized_layers
 from hwlimits.training.keras import keras, tf
+from hwlimits.training.litert_parser import OP_NAMES, parse
 from hwlimits.training.stderr import caught_stderr
 
 
@@ -22,18 +24,45 @@ def to_int8(model: keras.Model) -> bytes:
     """A LiteRT file with int8 weights, activations, input and output, int32 biases.
 
     `model` comes from quantization-aware training (`quantize.aware`, of either engine): its ranges are learnt, so
-    the converter needs no calibration images. Raises QuantizationError for codes of fewer than 8 bits.
+    the converter needs no calibration images. Raises QuantizationError for codes of fewer than 8 bits, for ranges of
+    the own engine that nothing was learnt of, and where the converter leaves an operator in float32, which it does
+    without a word.
     """
     for layer in quantized_layers.coded_layers(model):
         if layer.bits != 8:
             raise QuantizationError(f"to_int8: {layer.name} has codes of {layer.bits} bits; a file of int8 has 8")
+        if hasattr(layer, "output_range") and not float(layer.output_range.batches):
+            raise QuantizationError(
+                f"to_int8: {layer.name} has learnt no range yet; train the model, or use quantize.calibrated"
+            )
     converter = tf.lite.TFLiteConverter.from_keras_model(model)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.inference_input_type = converter.inference_output_type = tf.int8
     with warnings.catch_warnings(), fake_quant.converters_own():
         # the converter misses the calibration statistics that QAT makes needless
         warnings.filterwarnings("ignore", "Statistics for quantized inputs were expected")
-        return converter.convert()
+        content = converter.convert()
+    _check_integers(content)
+    return content
+
+
+def _check_integers(content: bytes) -> None:
+    """Raise QuantizationError that names the first operator of a file that reads or puts out float32."""
+    model, found = parse(content), []
+    for graph in model.subgraphs:
+        for operator in graph.operators:
+            tensors = [graph.tensors[i] for i in (*operator.outputs, *operator.inputs) if i >= 0]
+            if any(tensor.type == schema.TensorType.FLOAT32 for tensor in tensors):
+                code = model.operatorCodes[operator.opcodeIndex]
+                kind = OP_NAMES[max(code.builtinCode, code.deprecatedBuiltinCode)]
+                found.append((kind, tensors[0].name.decode(errors="replace")))
+    if found:
+        # a DEQUANTIZE is there for the operator behind it, which is the one to be told
+        kind, name = min(found, key=lambda operator: operator[0] in ("QUANTIZE", "DEQUANTIZE"))
+        raise QuantizationError(
+            f"to_int8: the file has the operator {kind} ({name}) in float32; "
+            "make the model by quantize.aware, of layers that its engine has codes for"
+        )
 
 
 def after_training(model: keras.Model, form: str, examples: Iterable[list[np.ndarray]] | None = None) -> bytes:

@@ -20,6 +20,7 @@ OUTER_BITS = 8  # of input and answers: pixels have as many, and of few codes to
 AFTER, BEFORE = ("linear", "relu", "relu6"), ("softmax", "sigmoid", "tanh")  # rounded after or before the activation
 MOVES = ("MaxPooling2D", "Flatten", "Reshape", "Dropout", "ZeroPadding2D", "Permute")  # hand codes on as they are
 ROUNDED = ("AveragePooling2D", "GlobalAveragePooling2D", "Add", "Concatenate", "ReLU", "Activation")
+FUSES = ("Conv2D", "DepthwiseConv2D", "Dense", "Add", "AveragePooling2D")  # LiteRT has a ReLU in these operators
 ENDS = ("Softmax", "Activation")  # those of BEFORE as layers: LiteRT has fixed codes for what they put out
 
 
@@ -139,43 +140,51 @@ def rebuild(model: keras.Model, bits: int, keep_zeros: bool) -> keras.Model:
     reads, outputs = layer_graph.reads(model, "aware", QuantizationError)
     readers = {name: [other for other in reads if name in reads[other]] for name in reads}
     last = _answering(model, reads, outputs)
-    tensors, inputs, weights = {}, [], {}
+
+    def relu_alone_reads(name: str) -> bool:
+        return len(readers[name]) == 1 and name not in outputs and _is_relu(model.get_layer(readers[name][0]))
+
+    tensors, inputs, weights = {}, {}, {}
     for name, before in reads.items():
         layer, kind = model.get_layer(name), type(model.get_layer(name)).__name__
         if not before:  # an input, or the first of a Sequential model
-            inputs.append(keras.Input(batch_shape=layer.input_shape[0] if kind == "InputLayer" else layer.input_shape))
-            given = [Coded(OUTER_BITS, name=f"codes_of_input{len(inputs) - 1 or ''}")(inputs[-1])]
-            if kind == "InputLayer":
+            own = kind == "InputLayer"
+            shape = layer.input_shape[0] if own else layer.input_shape
+            inputs[name] = keras.Input(batch_shape=shape, name=name if own else None)
+            given = [Coded(OUTER_BITS, name=f"codes_of_input{len(inputs) - 1 or ''}")(inputs[name])]
+            if own:
                 tensors[name] = given[0]
                 continue
         else:
             given = [tensors[source] for source in before]
         _check(layer, kind, name in outputs or all(_ends(model.get_layer(o)) for o in readers[name]))
-        fused = len(readers[name]) == 1 and name not in outputs and _is_relu(model.get_layer(readers[name][0]))
+        fused = kind in FUSES and _activation(layer) == "linear" and relu_alone_reads(name)
         this_bits = OUTER_BITS if name in last else bits
         if kind in HEAVY:
             behind = [model.get_layer(other) for other in readers[name]]
-            found = _with_norm(layer, behind[0]) if _folds(layer, behind) else _weights(layer)
-            if _folds(layer, behind):
-                after = readers[behind[0].name]
-                fused = len(after) == 1 and behind[0].name not in outputs and _is_relu(model.get_layer(after[0]))
+            folds = _folds(layer, behind, outputs)
+            found = _with_norm(layer, behind[0]) if folds else _weights(layer)
+            if folds:
+                fused = relu_alone_reads(behind[0].name)
                 this_bits = OUTER_BITS if behind[0].name in last else bits
             weights[name] = found
             settings = {"bits": bits, "output_bits": None if fused else this_bits, "use_bias": found[1] is not None}
             tensors[name] = HEAVY[kind].from_config({**layer.get_config(), **settings})(given[0])
         elif kind == "BatchNormalization":
             before_it = model.get_layer(before[0]) if before else None
-            if before_it is None or not _folds(before_it, [model.get_layer(o) for o in readers[before[0]]]):
+            if before_it is None or not _folds(before_it, [model.get_layer(o) for o in readers[before[0]]], outputs):
                 raise QuantizationError(
                     f"aware: {name} is a BatchNormalization that no layer before it can take in; put it behind a "
-                    "Conv2D, DepthwiseConv2D or Dense without activation that nothing else reads"
+                    "Conv2D, DepthwiseConv2D or Dense without activation that nothing else reads and that is no output"
                 )
             tensors[name] = given[0]
         else:
             made = type(layer).from_config(layer.get_config())(given if len(given) > 1 else given[0])
             rounds = kind in ROUNDED and not fused and not _ends(layer)
             tensors[name] = Coded(this_bits, name=f"codes_of_{name}")(made) if rounds else made
-    copy = keras.Model(inputs, [tensors[name] for name in outputs], name=model.name)
+    # a functional model's inputs have an order of their own, not that of its layers
+    order = list(inputs) if isinstance(model, keras.Sequential) else model.input_names
+    copy = keras.Model([inputs[name] for name in order], [tensors[name] for name in outputs], name=model.name)
     for name, (kernel, bias) in weights.items():
         layer = copy.get_layer(name)
         getattr(layer, layer.attribute).assign(kernel)
@@ -192,9 +201,10 @@ def _activation(layer) -> str:
 
 
 def _is_relu(layer) -> bool:
-    return type(layer).__name__ == "ReLU" or (
-        type(layer).__name__ == "Activation" and _activation(layer) in ("relu", "relu6")
-    )
+    """Whether the layer is a ReLU that LiteRT has in other operators: to no end, or to 6."""
+    if type(layer).__name__ == "ReLU":
+        return not layer.negative_slope and not layer.threshold and layer.max_value in (None, 6)
+    return type(layer).__name__ == "Activation" and _activation(layer) in ("relu", "relu6")
 
 
 def _ends(layer) -> bool:
@@ -226,6 +236,20 @@ def _check(layer, kind: str, at_end: bool) -> None:
             f"aware: {layer.name} has the activation {_activation(layer)}; those with codes here are "
             f"{', '.join(AFTER + BEFORE)}"
         )
+    if kind == "ReLU" and not _is_relu(layer):
+        largest = "None" if layer.max_value is None else f"{layer.max_value:g}"
+        raise QuantizationError(
+            f"aware: {layer.name} is a ReLU with negative_slope={layer.negative_slope:g}, "
+            f"threshold={layer.threshold:g}, max_value={largest}; take ReLU() or ReLU(6), which LiteRT has for integers"
+        )
+    if kind == "Add" and len(layer.input_shape) > 2:
+        raise QuantizationError(
+            f"aware: {layer.name} adds {len(layer.input_shape)} inputs; LiteRT's integers add two, so add them in pairs"
+        )
+    if np.any(np.not_equal(getattr(layer, "dilation_rate", 1), 1)):
+        raise QuantizationError(
+            f"aware: {layer.name} has the dilation {layer.dilation_rate}, which the converter leaves in float32; take 1"
+        )
     if (_ends(layer) or _activation(layer) in BEFORE) and not at_end:
         raise QuantizationError(
             f"aware: {layer.name} ends in {_activation(layer) if kind != 'Softmax' else 'softmax'} and other layers "
@@ -245,10 +269,11 @@ def _weights(layer) -> tuple[np.ndarray, np.ndarray | None]:
     return found[0], (found[1] if layer.use_bias else None)
 
 
-def _folds(layer, behind: list) -> bool:
-    """Whether a layer with a kernel is followed by a BatchNormalization over its channels, and by nothing else."""
+def _folds(layer, behind: list, outputs: list[str]) -> bool:
+    """Whether a BatchNormalization over its channels is all that takes what a layer with a kernel puts out."""
     return (
-        type(layer).__name__ in HEAVY
+        layer.name not in outputs
+        and type(layer).__name__ in HEAVY
         and len(behind) == 1
         and type(behind[0]).__name__ == "BatchNormalization"
         and _activation(layer) == "linear"
