@@ -70,3 +70,15 @@ def test_a_teacher_refuses_what_is_no_temperature_or_share(model):
         Teacher(model, temperature=0)
     with pytest.raises(ValueError, match=r"Teacher\(weight=1.5\): it is a share of the loss, from 0 to 1"):
         Teacher(model, weight=1.5)
+
+
+def test_a_temperature_near_0_leaves_the_largest_alone():
+    assert softened(np.array([[0.5, 0.3, 0.2]]), 1e-4).tolist() == [[1, 0, 0]]
+
+
+@pytest.mark.parametrize("temperature", [0, -1.0, float("nan"), "4"])
+def test_softened_and_a_teacher_refuse_what_is_no_temperature(model, temperature):
+    with pytest.raises(ValueError, match=r"softened\(temperature=.*\): must be a number above 0"):
+        softened(np.array([[0.5, 0.5]]), temperature)
+    with pytest.raises(ValueError, match=r"Teacher\(temperature=.*\): must be a number above 0"):
+        Teacher(model, temperature)

@@ -6,6 +6,8 @@ brings the small shares of that answer out: each probability to the power 1 / te
 
 from __future__ import annotations
 
+from numbers import Real
+
 import numpy as np
 
 from hwlimits.training.keras import keras, tf
@@ -16,10 +18,14 @@ TINY = 1e-30  # a probability below this counts as this: its logarithm stays fin
 def softened(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     """Probabilities (n, classes) at a temperature: softmax(log p / temperature), float32.
 
+    Raises ValueError for a temperature that is not a number above 0.
+
     >>> softened(np.array([[0.9, 0.1]]), 2.0).round(2)
     array([[0.75, 0.25]], dtype=float32)
     """
-    powers = np.maximum(probabilities, TINY).astype(np.float64) ** (1 / temperature)
+    _check_temperature("softened", temperature)
+    kept = np.maximum(probabilities, TINY).astype(np.float64)
+    powers = (kept / kept.max(axis=1, keepdims=True)) ** (1 / temperature)  # the largest is 1: no row sums to 0
     return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
@@ -39,10 +45,7 @@ class Teacher:
     """
 
     def __init__(self, model: keras.Model, temperature: float = 4.0, weight: float = 0.5):
-        if not 0 < temperature < np.inf:
-            raise ValueError(
-                f"Teacher(temperature={temperature}): must be a number above 0; 1 leaves answers as they are"
-            )
+        _check_temperature("Teacher", temperature)
         if not 0 <= weight <= 1:
             raise ValueError(f"Teacher(weight={weight}): it is a share of the loss, from 0 to 1")
         self.model, self.temperature, self.weight = model, float(temperature), float(weight)
@@ -60,3 +63,10 @@ class Teacher:
         of_labels = -tf.reduce_sum(hard * log_p, axis=1)
         of_answers = -tf.reduce_sum(soft * tf.nn.log_softmax(log_p / self.temperature), axis=1)
         return (1 - self.weight) * of_labels + self.weight * self.temperature**2 * of_answers
+
+
+def _check_temperature(function: str, temperature: float) -> None:
+    if not isinstance(temperature, Real) or not 0 < temperature < np.inf:
+        raise ValueError(
+            f"{function}(temperature={temperature!r}): must be a number above 0; 1 leaves answers as they are"
+        )
