@@ -205,8 +205,10 @@ def test_the_fastest_of_those_that_are_right_often_enough_is_chosen():
 
 
 def test_no_choice_is_an_error_that_says_how_far_it_was():
-    with pytest.raises(FastCnnError, match=r"held-out accuracy of 0.993 .the best, the baseline's with it: 0.9920"):
-        choose([route("a", 0.992, 3.0)])
+    with pytest.raises(FastCnnError, match=r"held-out accuracy of 0.993, the best of them 0.9920; train longer"):
+        choose([route("base", 0.999, 1.0), route("a", 0.992, 3.0)])
+    with pytest.raises(FastCnnError, match=r"all 1 routes that are right often enough are VOID; measure again"):
+        choose([route("a", 0.995, 3.0, "VOID"), route("b", 0.992, 3.0)])
 
 
 def test_the_choice_is_made_before_a_test_image_is_seen(files, tiny, monkeypatch):

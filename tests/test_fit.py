@@ -74,6 +74,16 @@ def test_an_optimiser_that_is_kept_makes_two_phases_one(tiny, tmp_path):
     assert not all(np.array_equal(a, b) for a, b in zip(one, fresh, strict=True))
 
 
+def test_a_quantized_network_that_is_done_is_read_again(tiny, tmp_path):
+    recipe = Recipe("coded", 64, 0, (Phase(1, 1e-3), Phase(1, 1e-3, "quantize")), {}, "own")
+    keras.utils.set_random_seed(7)
+    arguments = (recipe, tiny, 7, tmp_path, lambda *_: None)
+    trained = fit.run(article_cnn(), *arguments)
+    again = fit.run(article_cnn(), *arguments)
+    assert len(trained.get_weights()) > len(article_cnn().get_weights())
+    assert all(np.array_equal(a, b) for a, b in zip(trained.get_weights(), again.get_weights(), strict=True))
+
+
 def test_only_a_plain_phase_can_keep_its_optimiser():
     with pytest.raises(ValueError, match="only a dense phase with a constant rate"):
         Phase(1, 1e-3, "prune", fresh=False)

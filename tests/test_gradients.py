@@ -6,7 +6,7 @@ import pytest
 from hwlimits import pruning
 from hwlimits.pruning import PruningError
 from hwlimits.training import gradients
-from hwlimits.training.keras import keras
+from hwlimits.training.keras import keras, tf
 from hwlimits.training.models import article_cnn
 
 N = 300  # more than one batch
@@ -137,3 +137,21 @@ def test_errors_say_what_to_do(function):
 def test_no_random_vector_is_refused():
     with pytest.raises(PruningError, match=r"hessian_diagonal\(samples=0\): give at least 1 random vector"):
         gradients.hessian_diagonal(article_cnn(), "conv1", np.zeros((1, 28, 28, 1)), np.zeros(1), samples=0)
+    with pytest.raises(PruningError, match=r"hessian_diagonal\(samples=1.5\): give at least 1 random vector"):
+        gradients.hessian_diagonal(article_cnn(), "conv1", np.zeros((1, 28, 28, 1)), np.zeros(1), samples=1.5)
+
+
+@pytest.mark.parametrize("of", [gradients.gradient, gradients.hessian_diagonal, gradients.fisher_diagonal])
+def test_a_loss_of_all_examples_together_is_refused(of):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, name="a")])
+    said = rf"{of.__name__}: the loss of 3 examples has the shape \(\); it must be one number for each"
+    with pytest.raises(PruningError, match=said):
+        of(model, "a", np.ones((3, 2), np.float32), np.ones((3, 1), np.float32), keras.losses.MeanSquaredError())
+
+
+def test_a_straight_loss_has_no_curvature():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, name="a")])
+    x = np.ones((3, 2), np.float32)
+    assert not gradients.hessian_diagonal(
+        model, "a", x, x[:, :1], lambda y, p: tf.reduce_sum(p, axis=-1), samples=2
+    ).any()

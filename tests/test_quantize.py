@@ -106,7 +106,8 @@ def test_calibrated_ranges_are_those_of_the_calibration(tiny):
     ("arguments", "said"),
     [
         ({"engine": "mine"}, "engine 'mine' is not known; choose 'tfmot' or 'own'"),
-        ({"bits": 1}, r"aware\(bits=1\): choose a whole number from 2 to 16"),
+        ({"bits": 1}, r"aware\(bits=1\): the engines have codes of 2 to 8 bits, a whole number"),
+        ({"bits": 2.5}, r"aware\(bits=2.5\): the engines have codes of 2 to 8 bits"),
         ({"bits": 16}, r"aware\(bits=16\): the engines have codes of 2 to 8 bits"),
         ({"bits": 4}, r"aware\(bits=4\): tfmot keeps zeros at 8 bits only; say keep_zeros=False, or engine='own'"),
     ],

@@ -149,25 +149,26 @@ def latency_record(baseline: Callable[[], None], invoke: Callable[[], None], **o
 def choose(found: Sequence[Mapping]) -> int:
     """Which of the routes is taken, by the rule above; no test image has a part in it.
 
-    Raises FastCnnError if none has the held-out accuracy.
+    Raises FastCnnError if none has the held-out accuracy, or none of those was timed well.
 
     >>> a, b = {"held_out_accuracy": 0.9934, "ratio": 3.5}, {"held_out_accuracy": 0.9928, "ratio": 5.0}
     >>> choose([route | {"network": "narrow", "verdict": "faster"} for route in (a, b)])
     0
     """
-    eligible = [
-        number for number, route in enumerate(found)
-        if route["network"] not in (BASELINE, DESIGNED)
-        and route["verdict"] != "VOID"
-        and route["held_out_accuracy"] >= HELD_OUT_ACCURACY
-    ]  # fmt: skip
-    if not eligible:
-        best = max((route["held_out_accuracy"] for route in found), default=float("nan"))
+    routes = {n: route for n, route in enumerate(found) if route["network"] not in (BASELINE, DESIGNED)}
+    right = {n: route for n, route in routes.items() if route["held_out_accuracy"] >= HELD_OUT_ACCURACY}
+    if not right:
+        best = max((route["held_out_accuracy"] for route in routes.values()), default=float("nan"))
         raise FastCnnError(
-            f"choose: no route has a held-out accuracy of {HELD_OUT_ACCURACY} (the best, the baseline's with it: "
-            f"{best:.4f}); train longer, or remove less"
+            f"choose: no route has a held-out accuracy of {HELD_OUT_ACCURACY}, the best of them {best:.4f}; "
+            "train longer, or remove less"
         )
-    return max(eligible, key=lambda number: found[number]["ratio"])
+    timed = {n: route for n, route in right.items() if route["verdict"] != "VOID"}
+    if not timed:
+        raise FastCnnError(
+            f"choose: all {len(right)} routes that are right often enough are VOID; measure again in quiet"
+        )
+    return max(timed, key=lambda n: timed[n]["ratio"])
 
 
 def measure(files: Mapping[str, Mapping[str, bytes]], held_out: ImageSet, test: ImageSet, **options) -> dict:

@@ -51,6 +51,8 @@ def _fit_phase(model, recipe, number, done, data, seed, folder, at_stage, at_epo
     """One phase. Its end is saved, so that a run that goes on later starts the next phase from there."""
     phase, ended = recipe.phases[number], folder / f"phase-{number}.npz"
     if ended.exists():
+        if phase.form == "quantize":  # its ranges are among the weights
+            model = _shape(model, recipe, phase, 1)
         model.set_weights(_restore(ended)[: len(model.get_weights())])
         return model
     count = round(phase.share * len(data.x_train))

@@ -34,7 +34,8 @@ def gradient(model: keras.Model, name: str, x: np.ndarray, y: np.ndarray, loss: 
     x, y   examples (n, ...) as the model takes them, and their labels (n, ...)
     loss   loss(labels, outputs) gives (n,): one number for each example
 
-    Raises PruningError for a layer that is not there or has no kernel, and unless x and y are equally many.
+    Raises PruningError for a layer that is not there or has no kernel, unless x and y are equally many, and for a loss
+    of another shape.
 
     >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, kernel_initializer="ones", name="a")])
     >>> gradient(model, "a", np.float32([[3]]), np.float32([[5]]), keras.losses.mse)  # 2 (3 w - 5) 3 at w = 1
@@ -44,8 +45,8 @@ def gradient(model: keras.Model, name: str, x: np.ndarray, y: np.ndarray, loss: 
     total = np.zeros(kernel.shape, np.float64)
     for images, labels in _batches(x, y, BATCH):
         with tf.GradientTape() as tape:
-            summed = tf.reduce_sum(loss(labels, model(images, training=False)))
-        total += tape.gradient(summed, kernel).numpy()
+            summed = tf.reduce_sum(_each("gradient", loss, model, images, labels))
+        total += tape.gradient(summed, kernel, unconnected_gradients="zero").numpy()
     return (total / len(x)).astype(np.float32)
 
 
@@ -73,18 +74,18 @@ def hessian_diagonal(
     array([[18.]], dtype=float32)
     """
     kernel = _kernel("hessian_diagonal", model, name, x, y)
-    if samples < 1:
+    if not isinstance(samples, int | np.integer) or samples < 1:
         raise PruningError(f"hessian_diagonal(samples={samples}): give at least 1 random vector; 32 is a start")
     signs = np.random.default_rng(seed).choice(np.float32([-1, 1]), (samples, *kernel.shape))
     total = np.zeros(kernel.shape, np.float64)
     for images, labels in _batches(x, y, BATCH):
         with tf.GradientTape(persistent=True) as outer:
             with tf.GradientTape() as inner:
-                summed = tf.reduce_sum(loss(labels, model(images, training=False)))
-            slope = inner.gradient(summed, kernel)
+                summed = tf.reduce_sum(_each("hessian_diagonal", loss, model, images, labels))
+            slope = inner.gradient(summed, kernel, unconnected_gradients="zero")
             along = [tf.reduce_sum(slope * v) for v in signs]
         for v, scalar in zip(signs, along, strict=True):
-            total += v * outer.gradient(scalar, kernel).numpy()
+            total += v * outer.gradient(scalar, kernel, unconnected_gradients="zero").numpy()
     return (total / (samples * len(x))).astype(np.float32)
 
 
@@ -105,7 +106,7 @@ def fisher_diagonal(
     total = np.zeros(kernel.shape, np.float64)
     for images, labels in _batches(x, y, TOGETHER):
         with tf.GradientTape() as tape:
-            each = loss(labels, model(images, training=False))
+            each = _each("fisher_diagonal", loss, model, images, labels)
         total += np.square(tape.jacobian(each, kernel).numpy(), dtype=np.float64).sum(axis=0)
     return (total / len(x)).astype(np.float32)
 
@@ -115,6 +116,17 @@ def _kernel(function: str, model: keras.Model, name: str, x: np.ndarray, y: np.n
     if len(x) != len(y) or not len(x):
         raise PruningError(f"{function}: {len(x)} examples and {len(y)} labels; give as many of both, one at least")
     return layer.kernel
+
+
+def _each(function: str, loss: Loss, model: keras.Model, images: np.ndarray, labels: np.ndarray) -> tf.Tensor:
+    """The loss of each example; a loss that has one number for all would be weighed wrongly."""
+    found = loss(labels, model(images, training=False))
+    if found.shape != (len(labels),):
+        raise PruningError(
+            f"{function}: the loss of {len(labels)} examples has the shape {tuple(found.shape)}; it must be one number "
+            "for each, as the functions of keras.losses give it and its classes with reduction='none'"
+        )
+    return found
 
 
 def _batches(x: np.ndarray, y: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

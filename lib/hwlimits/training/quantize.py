@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 
 from hwlimits import calibration
-from hwlimits.quantization import QuantizationError, _check_bits
+from hwlimits.quantization import QuantizationError
 from hwlimits.training import quantized_layers
 from hwlimits.training.fake_quant import LearntRange
 from hwlimits.training.keras import keras
@@ -37,9 +37,8 @@ def aware(model: keras.Model, engine: str = "tfmot", *, bits: int = 8, keep_zero
     """
     if engine not in ENGINES:
         raise QuantizationError(f"engine {engine!r} is not known; choose 'tfmot' or 'own'")
-    _check_bits("aware", bits)
-    if bits > 8:
-        raise QuantizationError(f"aware(bits={bits}): the engines have codes of 2 to 8 bits")
+    if bits not in range(2, 9):
+        raise QuantizationError(f"aware(bits={bits}): the engines have codes of 2 to 8 bits, a whole number")
     if engine == "own":
         return quantized_layers.rebuild(model, bits, keep_zeros)
     from hwlimits.training import quantize_tfmot
