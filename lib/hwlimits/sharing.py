@@ -18,7 +18,7 @@ import numpy as np
 
 STARTS = ("linear", "density")
 MOST_VALUES = 65536
-LARGEST = 1e100  # of a weight: squares and sums stay finite
+LARGEST = 10.0**100  # of a weight: squares and sums stay finite
 MOST_ROUNDS = 1000  # of Lloyd's iteration; it ends by itself where no weight changes its code
 
 
@@ -60,7 +60,7 @@ def share(weights: np.ndarray, values: int, *, start: str = "linear") -> Shared:
     nothing is random. A value that loses all its weights begins again at the weight farthest from its own
     value, in the group with the largest squared error. The result is a local optimum and depends on the start.
 
-    Raises SharingError for no weights, for NaN and what is not below 1e100, and for too few values.
+    Raises SharingError for no weights, for NaN and what is not below 10^100, and for too few values.
 
     Source: Han, Mao and Dally, "Deep Compression" (2016, arXiv 1510.00149), section 3; Lloyd, "Least squares
     quantization in PCM" (1982).
