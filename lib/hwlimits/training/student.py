@@ -19,8 +19,8 @@ from hwlimits.compressed import Layer, Network, Tensor, tensor_shapes
 from hwlimits.training.keras import tf
 
 STEPS_PER_OCTAVE = 8  # a step is 2**(k / 8)
-BIAS_BITS = 7
-MOMENTUM, EPSILON = 0.99, 1e-3
+BIAS_BITS = 5
+MOMENTUM, EPSILON = 0.95, 1e-3
 WEIGHTED = ("conv", "separable", "dense")
 
 
@@ -99,9 +99,9 @@ class Student(tf.Module):
                 self.log_steps[i].assign(np.log2(step).astype(np.float32))
 
     def fold(self) -> None:
-        """Put the normalisation into gains and biases, and let these go forward as codes of 7 bits."""
+        """Put the normalisation into gains and biases, and let these go forward as codes of 5 bits."""
         self.folded, norms = True, iter(self.norms)
-        for layer, _, gain, bias in self._weighted():
+        for _, _, gain, bias in self._weighted():
             if gain is not None:
                 mean, variance = next(norms)
                 self.values[gain].assign(self.values[gain] / tf.sqrt(variance + EPSILON))
