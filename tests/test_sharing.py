@@ -168,3 +168,47 @@ def test_packed_bytes_are_deep_compression_s_example():
 def test_errors(call, said):
     with pytest.raises(SharingError, match=said):
         call()
+
+
+def entries(weights, index_bits):
+    """Deep Compression's list by walking along the weights: (zeros before, weight), fillers being weights of 0."""
+    most, found, zeros = 2**index_bits - 1, [], 0
+    for weight in weights:
+        if weight or zeros == most:
+            found.append((zeros, weight))
+            zeros = 0
+        else:
+            zeros += 1
+    while found and not found[-1][1]:  # nothing comes after these fillers
+        found.pop()
+    return found
+
+
+@pytest.mark.parametrize("index_bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("density", [0.02, 0.1, 0.7, 1.0])
+def test_indexed_bytes_are_those_of_the_list_that_is_walked(index_bits, density):
+    rng = np.random.default_rng(int(100 * density) + index_bits)
+    weights = rng.choice([-2.0, 1.0, 4.0], 1000) * (rng.random(1000) < density)
+    shared = share(weights, 4)
+    listed = entries(weights, index_bits)
+    filler = any(weight == 0 for _, weight in listed)
+    bits = len(listed) * (index_bits + (2 if filler else (3 - 1).bit_length()))
+    assert shared.indexed_bytes(index_bits) == -(-bits // 8) + 4 * 3
+    back = [v for zeros, weight in listed for v in [0.0] * zeros + [weight]]
+    assert np.array_equal(np.pad(back, (0, 1000 - len(back))), weights), "the list holds the weights"
+
+
+def test_a_run_of_zeros_that_the_index_just_counts_needs_no_filler():
+    assert share([0.0] * 3 + [5.0], 2).indexed_bytes(2) == 1 + 4
+    assert share([0.0] * 4 + [5.0], 2).indexed_bytes(2) == 1 + 4  # two entries of 2 + 1 bits
+    assert share([0.0] * 8 + [5.0], 2).indexed_bytes(2) == 2 + 4, "two fillers: nine bits"
+
+
+def test_nothing_but_zeros_takes_no_byte():
+    assert share([0.0, 0.0], 1).indexed_bytes(4) == 0
+
+
+@pytest.mark.parametrize("bits", [0, 64, 2.0, True])
+def test_an_index_of_no_bits_is_refused(bits):
+    with pytest.raises(SharingError, match=r"indexed_bytes\(index_bits=.*\): must be a whole number from 1 to 63"):
+        share([1.0], 1).indexed_bytes(bits)

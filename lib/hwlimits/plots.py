@@ -109,11 +109,11 @@ def roofline(rooflines, points: Iterable[tuple[str, float, float]] = ()) -> tupl
     axes.yaxis.set_major_formatter(lambda value, _: _si(value, "FLOP/s"))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     figure.legend(loc="outside lower center", ncols=2, fontsize=8)
-    _place_labels(figure, axes, points)
+    place_labels(figure, axes, points)
     return figure, "Roofline, performance over arithmetic intensity. " + " ".join(sentences)
 
 
-def _place_labels(figure: Figure, axes, points) -> None:
+def place_labels(figure: Figure, axes, points) -> None:
     """Write each label near its point where it covers neither another label nor a point."""
     figure.canvas.draw()  # only then is it known how large a text is
     at = [tuple(axes.transData.transform((x, y))) for _, x, y in points]

@@ -47,6 +47,28 @@ class Shared:
         bits = (self.codebook.size - 1).bit_length()
         return -(-self.codes.size * bits // 8) + 4 * self.codebook.size
 
+    def indexed_bytes(self, index_bits: int) -> int:
+        """Bytes of the weights that are not 0, each with how many zeros come before it, and of the codebook.
+
+        A weight takes `index_bits` for the zeros before it and the bits of a code. Where more zeros come than that
+        counts, 2^index_bits - 1, a *filler* stands: a zero that is stored as if it were a weight. The zeros after
+        the last weight take nothing, and the codebook need not have the 0 of those that are left out.
+
+        Source: Han, Mao and Dally, "Deep Compression" (2016, arXiv 1510.00149), section 2 and figure 2.
+
+        >>> share([0, 0, 0, 0, 0, 3.0, 0, 3.0], values=2).indexed_bytes(index_bits=2)  # a filler and two weights
+        6
+        """
+        if isinstance(index_bits, bool) or not isinstance(index_bits, Integral) or not 0 < index_bits < 64:
+            raise SharingError(f"indexed_bytes(index_bits={index_bits!r}): must be a whole number from 1 to 63")
+        flat = self.codebook[self.codes.ravel()] != 0
+        zeros_before = np.diff(np.flatnonzero(flat), prepend=-1) - 1
+        stored = zeros_before.size + int(np.sum(zeros_before >> int(index_bits)))
+        values = int(np.count_nonzero(self.codebook))
+        filled = values + (stored > zeros_before.size)  # a filler's code is one more
+        bits = stored * (int(index_bits) + max(filled - 1, 0).bit_length())
+        return -(-bits // 8) + 4 * values
+
 
 def share(weights: np.ndarray, values: int, *, start: str = "linear") -> Shared:
     """At most `values` values for all the weights, so that the squared error is as low as k-means finds.
