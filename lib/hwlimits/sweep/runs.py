@@ -54,7 +54,7 @@ def run(
     missing = sweep.find()
     if missing:
         try:
-            with cluster.remote(scheduler) if scheduler else cluster.local(workers, len(missing)) as client:
+            with cluster.remote(scheduler) if scheduler is not None else cluster.local(workers, len(missing)) as client:
                 sweep.compute(client, missing, scheduler)
         except KeyboardInterrupt:
             sweep.say(f"interrupted: {sweep.count()}; the same call goes on from there")

@@ -75,7 +75,7 @@ def read_grid(path: Path | str) -> tuple[str, list[dict]]:
     except OSError as error:
         raise SweepError(f"the grid file {path} can't be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise SweepError(f"the grid file {path} is no valid YAML: {one_line(error)}") from None
+        raise SweepError(f"the grid file {path} is no valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict) or "task" not in content or set(content) - _FILE_KEYS:
         raise SweepError(
             f"the grid file {path} must say `task: module:function`, and may say fixed, axes and points, nothing else"
