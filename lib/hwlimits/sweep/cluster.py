@@ -50,8 +50,8 @@ def local(workers: int | None, tasks: int) -> Iterator:
             client.register_plugin(_plugin())
         except (OSError, RuntimeError, TimeoutError) as error:
             raise SweepError(
-                f"no workers could be started on this computer: {one_line(error)}. "
-                "In a program of your own, the call must stand below `if __name__ == '__main__':`"
+                f"no workers could be started on this computer ({one_line(error)}); in a program of your own, the call "
+                "must stand below `if __name__ == '__main__':`"
             ) from error
         try:
             yield client
