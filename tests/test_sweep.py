@@ -318,6 +318,7 @@ def test_a_sweep_on_this_computer(tmp_path, log, monkeypatch):
         run(act, asked, tmp_path / "r", workers=2, retries=1, say=told.append)
     assert os.environ == before
     failed = {each["n"]: why for each, why in error.value.failed}
+    assert failed, str(error.value)
     assert failed == {10: "ValueError: no square of 10 is known", 13: "SystemExit: leaving"}
     assert f"2 of 8 tasks of {TASK} failed: {asked[3]}: ValueError" in str(error.value)
     assert f"6 results are kept in {tmp_path / 'r'}, and the same call tries only what failed again" in str(error.value)

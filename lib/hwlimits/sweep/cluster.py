@@ -39,7 +39,7 @@ def local(workers: int | None, tasks: int) -> Iterator:
                 threads_per_worker=1,
                 processes=True,
                 host="127.0.0.1",
-                dashboard_address=None,
+                dashboard_address="127.0.0.1:0",  # any free port: with None it is 8787, which may be taken
                 memory_limit=0,
                 silence_logs=logging.CRITICAL,
                 env=worker.ONE_THREAD,
