@@ -13,9 +13,9 @@
     ...    how many layers + 1: number
            for each layer
     3      kind: 0 conv, 1 separable, 2 dense, 3 max_pool, 4 mean_pool, 5 global_mean, 6 flatten
-    ...    conv, separable: units: size; 1 bit usual: kernel 3, stride 1, ReLU, not residual, once; then 1 bit same.
-           After usual = 0: kernel, stride: number each; 1 bit ReLU, 1 bit residual; times: number
-    ...    dense: units: size; 1 bit ReLU
+    ...    conv, separable: units: size; 1 bit usual: kernel 3, stride 1, ReLU, not residual, once; then 1 bit same and
+           1 bit gain. After usual = 0: kernel, stride: number each; 1 bit ReLU, 1 bit residual; times: number
+    ...    dense: units: size; 1 bit ReLU, 1 bit gain
     ...    max_pool, mean_pool: kernel: number
            for each tensor
     1      0: step, 1: codebook
@@ -255,6 +255,7 @@ def _write_layer(out: Writer, layer: Layer, number: int) -> None:
         _write_size(out, layer.units)
         out.fixed(usual, 1)
         out.fixed(layer.same, 1)
+        out.fixed(layer.gain, 1)
         if not usual:
             out.gamma([layer.kernel, layer.stride])
             out.fixed(layer.relu, 1)
@@ -264,7 +265,8 @@ def _write_layer(out: Writer, layer: Layer, number: int) -> None:
     elif layer.kind == "dense":
         _write_size(out, layer.units)
         out.fixed(layer.relu, 1)
-        kept = Layer("dense", layer.units, relu=layer.relu)
+        out.fixed(layer.gain, 1)
+        kept = Layer("dense", layer.units, relu=layer.relu, gain=layer.gain)
     elif layer.kind in ("max_pool", "mean_pool"):
         out.gamma([layer.kernel])
         kept = Layer(layer.kind, kernel=layer.kernel)
@@ -280,13 +282,13 @@ def _read_layer(back: Reader) -> Layer:
         raise CodingError(f"layer of kind {kind}, which is not known; the content is damaged")
     kind = KINDS[kind]
     if kind in ("conv", "separable"):
-        units, usual, same = _read_size(back), back.fixed(1), bool(back.fixed(1))
+        units, usual, same, gain = _read_size(back), back.fixed(1), bool(back.fixed(1)), bool(back.fixed(1))
         if usual:
-            return Layer(kind, units, 3, same=same, relu=True)
+            return Layer(kind, units, 3, same=same, gain=gain, relu=True)
         kernel, stride, relu, residual = back.gamma(), back.gamma(), bool(back.fixed(1)), bool(back.fixed(1))
-        return Layer(kind, units, kernel, stride, same, relu, residual, back.gamma())
+        return Layer(kind, units, kernel, stride, same, gain, relu, residual, back.gamma())
     if kind == "dense":
-        return Layer(kind, _read_size(back), relu=bool(back.fixed(1)))
+        return Layer(kind, _read_size(back), relu=bool(back.fixed(1)), gain=bool(back.fixed(1)))
     return Layer(kind, kernel=back.gamma()) if kind in ("max_pool", "mean_pool") else Layer(kind)
 
 
