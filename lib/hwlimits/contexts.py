@@ -119,7 +119,7 @@ class Decoder:
     def finish(self) -> None:
         """Raise CodingError if there is content that no decision needed."""
         if self.at < len(self.content):
-            raise CodingError(f"{len(self.content) - self.at:,} bytes are left when all is decoded; damaged")
+            raise CodingError(f"{len(self.content) - self.at:,} bytes are left when all is decoded; the content is damaged")
 
 
 @cache

@@ -34,7 +34,7 @@ refused: whatever changes in the above, or in the models of `contexts`, makes a 
 >>> tensors = tuple(Tensor(c, 2.0**-3) for c in codes)
 >>> content = dumps(Network((1, 3, 1), (Layer("flatten"), Layer("dense", 2)), tensors))
 >>> len(content), loads(content).tensors[0].values[0].tolist()
-(16, [-0.375, -0.25])
+(17, [-0.375, -0.25])
 """
 
 from __future__ import annotations
@@ -97,7 +97,8 @@ def breakdown(network: Network, code: str = "contexts", gaps: str | None = None)
     """Bits of each part of the file: 'header' (magic, version, checksum), 'layers', 'steps' (and codebooks), each
     tensor by number and shape, and 'end' (to fill the last byte). Their sum is that of the file.
 
-    In contexts a tensor's bits are what its decisions are worth, -log2 of their probabilities.
+    In contexts a tensor's bits are what its decisions are worth, -log2 of their probabilities; the end may then be
+    less than 0 by what the coder's last number saves.
     """
     return _dump(network, code, gaps)[1]
 
