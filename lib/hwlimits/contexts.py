@@ -119,7 +119,9 @@ class Decoder:
     def finish(self) -> None:
         """Raise CodingError if there is content that no decision needed."""
         if self.at < len(self.content):
-            raise CodingError(f"{len(self.content) - self.at:,} bytes are left when all is decoded; the content is damaged")
+            raise CodingError(
+                f"{len(self.content) - self.at:,} bytes are left when all is decoded; the content is damaged"
+            )
 
 
 @cache
@@ -167,7 +169,11 @@ class _Model:
         return first
 
     def decide(self, decision: int, places: list[int], prior: list[int], bit: int) -> int:
-        """Code a decision by a mixture: places of its counters' groups, and the probability that each begins with."""
+        """Code a decision by a mixture.
+
+        places   where the groups of counters begin, each with one for the decision
+        prior    for each decision the probability that a counter begins with
+        """
         probabilities, counts, stretch = self.probabilities, self.counts, self.stretch
         places = [place + decision for place in places]
         for i in places:
