@@ -66,6 +66,9 @@ results-choices: $(INSTALLED)  ## make data/results/case_study_choices.json: the
 results-qat: $(INSTALLED)  ## make data/results/qat_bits.csv: 8, 4 and 2 bits, after and while training (20 minutes)
 	$(RUN) -m hwlimits.training.qat_bits
 
+results-frontier: $(INSTALLED)  ## make data/results/frontier.csv and frontier/*.hwz: five points, three seeds (hours; resumes)
+	$(RUN) -m hwlimits.training.frontier
+
 results-memory: $(INSTALLED)  ## make data/results/training_memory.csv: ten networks, predicted and measured (12 minutes)
 	$(RUN) -m hwlimits.training.memory
 

@@ -11,10 +11,7 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
-import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +20,9 @@ from filelock import FileLock
 
 from hwlimits import data as files
 from hwlimits import hwz
-from hwlimits.compressed import Layer, error_rate, tensor_shapes
+from hwlimits.compressed import Layer, error_rate
 from hwlimits.machine import provenance
-from hwlimits.sweep import Result, grid, run
+from hwlimits.sweep import Result, run
 from hwlimits.training import mnist, variants
 from hwlimits.training.frontier_training import Settings
 from hwlimits.training.frontier_training import train as train_student
@@ -54,8 +51,8 @@ def layers_of(architecture: str) -> tuple[Layer, ...]:
     The convolutions are 3 x 3: one, max pool, two, max pool, two (the first of them padded), the mean over the
     image, and a dense layer of ten.
 
-    >>> sum(int(np.prod(shape)) for shape in tensor_shapes((28, 28, 1), layers_of("lenet-5")))
-    431080
+    >>> [layer.units for layer in layers_of("lenet-5") if layer.units]
+    [20, 50, 500, 10]
     """
     pool = Layer("max_pool", kernel=2)
     if architecture == "lenet-300-100":
@@ -117,3 +114,107 @@ def _taught(images: mnist.ImageSet) -> variants.Variants:
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "lock"):
         return variants.prepare(images, len(images.x_train) - held_out, folder)
+
+
+# How each point is trained. Found with 5,000 training images held out: `make results-frontier-choices`.
+POINTS = {
+    "lenet-300-100": {"architecture": "lenet-300-100"},
+    "lenet-5": {"architecture": "lenet-5"},
+    "700 B": {"architecture": "cnn-8-10-12-14-16"},
+    "1,400 B": {"architecture": "cnn-10-12-14-16-20"},
+    "6 kB": {"architecture": "cnn-16-20-24-28-32"},
+}
+
+
+def measure(
+    points: Sequence[str], seeds: Sequence[int] = SEEDS, held_out: int = 0, **sweep
+) -> list[tuple[dict, bytes]]:
+    """The table's rows and their files, of points by name, trained on a cluster; `sweep` goes to `sweep.run`."""
+    settings = [dict(POINTS[name], seed=seed, held_out=held_out) for name in points for seed in seeds]
+    named = [name for name in points for _ in seeds]
+    found = []
+    for name, done in zip(named, run(train, settings, **sweep), strict=True):
+        content = (done.folder / "network.hwz").read_bytes()
+        found.append((_row(name, done.settings, done.row), content))
+    return found
+
+
+def _row(name: str, settings: dict, row: dict) -> dict:
+    chosen = Settings(**{key: value for key, value in settings.items() if key in Settings.__dataclass_fields__})
+    most_bytes, most_error = TARGETS[name]
+    return {
+        "name": name,
+        "architecture": chosen.architecture,
+        "parameters": row["parameters"],
+        "nonzero": row["nonzero"],
+        "file_bytes": row["file_bytes"],
+        "test_error": row["error"],
+        "test_images": row["images"],
+        "seed": chosen.seed,
+        "source": "ours",
+        "max_bytes": most_bytes,
+        "max_error": most_error,
+        "counts": "the file: layers, steps, gains, biases, codes, checksum",
+        "bits": chosen.bits,
+        "rate": chosen.rate,
+        "sparsity": chosen.sparsity,
+        "teacher": chosen.teacher,
+        "coding": settings.get("coding", "contexts"),
+        "file": f"frontier/{file_name(name, chosen.seed)}",
+    }
+
+
+def file_name(point: str, seed: int) -> str:
+    """Where a point's file lies in data/results/frontier.
+
+    >>> file_name("1,400 B", 2)
+    '1400-b-2.hwz'
+    """
+    return f"{point.lower().replace(',', '').replace(' ', '-')}-{seed}.hwz"
+
+
+def published() -> list[dict]:
+    """The rows of data/papers.yaml, in the table's columns."""
+    papers = yaml.safe_load(files.path("papers.yaml").read_text(encoding="utf-8"))["mnist_compression"]
+    return [
+        {
+            "name": paper["name"],
+            "architecture": paper["architecture"],
+            "file_bytes": paper["file_bytes"],
+            "test_error": paper["error"],
+            "test_images": 10_000,
+            "source": paper["source"],
+            "counts": paper["counts"],
+        }
+        for paper in papers
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m hwlimits.training.frontier", description=__doc__.split("\n")[0])
+    parser.add_argument("--points", nargs="*", default=list(POINTS), choices=list(POINTS), help="only these")
+    parser.add_argument("--seeds", nargs="*", type=int, default=list(SEEDS))
+    parser.add_argument("--scheduler", help="a Dask scheduler's address; without it this computer's cores are used")
+    parser.add_argument("--held-out", type=int, default=0, help="print the errors of so many training images instead")
+    options = parser.parse_args(arguments)
+    if not options.held_out:
+        provenance.require_clean_commit()
+    made_by = provenance.provenance("make results-frontier", seeds=options.seeds)
+    found = measure(
+        options.points, options.seeds, options.held_out, folder=Path("build/frontier"), scheduler=options.scheduler
+    )
+    for row, _ in found:
+        print(f"{row['name']:>15} seed {row['seed']}: {row['file_bytes']:>7,} bytes, {row['test_error']:.2%} errors")
+    if options.held_out:
+        return
+    results = files.path("results")
+    folder = results / "frontier"
+    folder.mkdir(exist_ok=True)
+    for row, content in found:
+        (results / row["file"]).write_bytes(content)
+    kept = [row for row, _ in found]
+    provenance.store_table(results / "frontier.csv", COLUMNS, [*kept, *published()], made_by)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""Training of one point of the frontier: a float phase, a pruning phase, a quantized phase, with a teacher's answers."""
+"""Training of one point of the frontier, in phases: float, pruned, quantized, folded; with a teacher's answers."""
 
 from __future__ import annotations
 
@@ -24,8 +24,10 @@ class Settings:
 
     sparsity      share of all kernels' weights that the pruning phase makes zero, largest magnitudes kept
     bits          of a code; rate: loss for each bit of code, in 1 / 60,000: 1 is worth as much as a bit of the labels
-    temperature   of the teacher's answers, and their weight in the loss (0: labels alone)
+    temperature   of the teacher's answers; teacher: their weight in the loss (0: labels alone)
     plain_share   of the images that are seen as they are
+    damping       loss for each squared distance of a weight to its code, in steps; keeps weights from going back and
+                  forth between two codes
     """
 
     architecture: str

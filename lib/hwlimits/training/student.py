@@ -19,8 +19,9 @@ from hwlimits.compressed import Layer, Network, Tensor, tensor_shapes
 from hwlimits.training.keras import tf
 
 STEPS_PER_OCTAVE = 8  # a step is 2**(k / 8)
-BIAS_BITS = 7
-MOMENTUM, EPSILON = 0.99, 1e-3
+SLOWNESS = 10.0  # a step moves all codes of its tensor: its logarithm is learnt so many times slower than a weight
+BIAS_BITS = 5
+MOMENTUM, EPSILON = 0.95, 1e-3
 WEIGHTED = ("conv", "separable", "dense")
 
 
@@ -28,7 +29,7 @@ class Student(tf.Module):
     """Variables of a network, and its logits in each of its forms.
 
     values      float32 weights, gains and biases, in the order of `compressed.tensor_shapes`
-    log_steps   of each, log2 of its step; learnt when `quantized`
+    log_steps   of each, log2 of its step, times `SLOWNESS`; learnt when `quantized`
     masks       0 where pruning took a weight, 1 elsewhere
     quantized   True: kernels go forward as codes
     folded      True: gains and biases do, too; False: layers with a gain are normalised by each batch
@@ -49,9 +50,11 @@ class Student(tf.Module):
             if layer.gain:
                 zeros, ones = tf.zeros(layer.units), tf.ones(layer.units)
                 self.norms.append((tf.Variable(zeros, trainable=False), tf.Variable(ones, trainable=False)))
-        for layer, _, gain, _ in self._weighted():
+        self._normalised_kernels = set()
+        for layer, kernels, gain, _ in self._weighted():
             if gain is not None:
                 self.values[gain].assign(tf.ones(layer.units))
+                self._normalised_kernels.update(kernels)
 
     def trainable(self) -> list[tf.Variable]:
         """What the present form learns."""
@@ -96,24 +99,36 @@ class Student(tf.Module):
                 weights = np.abs((value * self.masks[i]).numpy())
                 used = weights[weights > 0]
                 step = 2 * used.mean() / self._highest(i) ** 0.5 if used.size else 1.0
-                self.log_steps[i].assign(np.log2(step).astype(np.float32))
+                self.log_steps[i].assign(SLOWNESS * np.log2(step).astype(np.float32))
 
     def fold(self) -> None:
-        """Put the normalisation into gains and biases, and let these go forward as codes of 7 bits."""
+        """Put the normalisation into gains and biases, and let these go forward as codes of 5 bits."""
         self.folded, norms = True, iter(self.norms)
-        for layer, _, gain, bias in self._weighted():
+        for _, kernels, gain, bias in self._weighted():
             if gain is not None:
                 mean, variance = next(norms)
                 self.values[gain].assign(self.values[gain] / tf.sqrt(variance + EPSILON))
+                for i in kernels:
+                    mean = mean * self._round_step(i, gain)
                 self.values[bias].assign(self.values[bias] - mean * self.values[gain])
         for i, value in enumerate(self.values):
             if value.shape.rank == 1:
                 largest = max(float(tf.reduce_max(tf.abs(value))), 1e-3)
-                self.log_steps[i].assign(np.log2(largest / self._highest(i)))
+                eighths = np.ceil(STEPS_PER_OCTAVE * np.log2(largest / self._highest(i)))  # rounded up: none is cut off
+                self.log_steps[i].assign(SLOWNESS * eighths / STEPS_PER_OCTAVE)
+
+    def _round_step(self, i: int, gain: int) -> float:
+        """Round the step of a kernel to eighths of an octave, the codes staying as they are; by what the kernel grew."""
+        eighths = float(self.log_steps[i]) / SLOWNESS * STEPS_PER_OCTAVE
+        growth = 2.0 ** ((round(eighths) - eighths) / STEPS_PER_OCTAVE)
+        self.log_steps[i].assign(round(eighths) / STEPS_PER_OCTAVE * SLOWNESS)
+        self.values[i].assign(self.values[i] * growth)
+        self.values[gain].assign(self.values[gain] / growth)
+        return growth
 
     def network(self) -> Network:
         """Codes and steps, as they are now. Where there is a gain, its step has the kernels' steps in it."""
-        eighths = [round(float(logarithm) * STEPS_PER_OCTAVE) for logarithm in self.log_steps]
+        eighths = [round(float(logarithm) / SLOWNESS * STEPS_PER_OCTAVE) for logarithm in self.log_steps]
         for _, kernels, gain, _ in self._weighted():
             if gain is not None:
                 for i in kernels:
@@ -141,9 +156,10 @@ class Student(tf.Module):
 
     def _coded(self, i: int) -> tuple[tf.Tensor, tf.Tensor]:
         """Weights as they go forward, and their codes before rounding; both differentiable."""
-        logarithm = self.log_steps[i]
-        eighths = logarithm * STEPS_PER_OCTAVE
-        step = 2.0 ** ((eighths + tf.stop_gradient(tf.round(eighths) - eighths)) / STEPS_PER_OCTAVE)
+        eighths = self.log_steps[i] / SLOWNESS * STEPS_PER_OCTAVE
+        if self.folded or i not in self._normalised_kernels:  # normalisation would undo the rounding's change at once
+            eighths += tf.stop_gradient(tf.round(eighths) - eighths)
+        step = 2.0 ** (eighths / STEPS_PER_OCTAVE)
         highest = self._highest(i)
         codes = tf.clip_by_value(self.values[i] * self.masks[i] / step, -highest, highest)
         return (codes + tf.stop_gradient(tf.round(codes) - codes)) * step, codes
