@@ -31,6 +31,11 @@ class Writer:
         self._codes: list[np.ndarray] = []
         self._lengths: list[np.ndarray] = []
 
+    @property
+    def bits(self) -> int:
+        """How many bits were appended."""
+        return sum(int(lengths.sum()) for lengths in self._lengths)
+
     def codes(self, codes: np.ndarray, lengths: np.ndarray) -> None:
         """Append each of `codes`, below 2**length, in so many bits; lengths beyond 64 begin with zeros."""
         self._codes.append(np.asarray(codes, np.uint64))
@@ -152,6 +157,12 @@ class Reader:
         self._at += at
         self.fixed(0)  # the error, if that was too far
         return values
+
+    def rest(self) -> bytes:
+        """All that is left, as bytes; a last byte that is not whole is filled up with zeros."""
+        text, self._at = self._text[self._at :], len(self._text)
+        bits = np.frombuffer(text.encode("ascii"), np.uint8) - ord("0")
+        return np.packbits(bits).tobytes()
 
     def finish(self) -> None:
         """Raise CodingError unless what is left is less than a byte of zeros."""

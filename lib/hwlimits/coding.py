@@ -1,12 +1,15 @@
 """How few bytes hold a tensor of integers: its entropy, and codes that come near it, tables and all.
 
 `encode` makes bytes from which `decode` has the array again, with its type and shape: whatever the decoder needs is in
-them, and is counted. The symbols are the array's values, one by one and without order (*order-0*), so
-`entropy_bits` is what no such code is shorter than, but for the table that tells which values are frequent.
+them, and is counted. For three of the codes the symbols are the array's values, one by one and without order
+(*order-0*), so `entropy_bits` is what none of them is shorter than, but for the table that tells which values are
+frequent.
 
     'rice'      no table; good where small values are frequent, as in the gaps between the weights that pruning left
     'huffman'   whole bits for each value: at least one, even where a value is nearly certain
     'rans'      fractions of bits
+    'contexts'  no table: probabilities that are learnt from the values before, and from where in the array they are;
+                the shortest, and the slowest
 
 With `gaps` the zeros are left out, as Deep Compression does: the lengths of their runs go in one code and the values
 that are not 0 in another.
@@ -25,10 +28,11 @@ from numbers import Integral
 
 import numpy as np
 
-from hwlimits import huffman, rans
+from hwlimits import contexts, huffman, rans
 from hwlimits.bits import CodingError, Reader, Writer
 
-CODES = ("rice", "huffman", "rans")
+CODES = ("rice", "huffman", "rans", "contexts")
+GAP_CODES = CODES[:3]  # for the gaps; contexts tell by themselves where zeros are likely
 DTYPES = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 MOST_AXES = 64  # NumPy's own limit
 
@@ -50,17 +54,15 @@ def encode(values: np.ndarray, code: str = "rans", *, gaps: str | None = None) -
     """The array as bytes: checksum (4), type, shape, tables, and its values in a code.
 
     values   integers of any type and shape
-    code     of the values: 'rice', 'huffman' or 'rans'
-    gaps     None, or the code of how many zeros come before each value that is not 0
+    code     of the values: 'rice', 'huffman', 'rans' or 'contexts'
+    gaps     None, or the code of how many zeros come before each value that is not 0: 'rice', 'huffman' or 'rans'
 
     Raises CodingError for an unknown code and for what is no array of integers.
 
     >>> [len(encode(np.array([0, 0, 0, 7] * 1000), code)) for code in CODES]
-    [1884, 512, 423]
+    [1884, 512, 423, 284]
     """
-    for name, chosen in (("code", code), ("gaps", gaps)):
-        if chosen not in CODES and not (name == "gaps" and gaps is None):
-            raise CodingError(f"encode({name}={chosen!r}): choose from {', '.join(CODES)}")
+    check_code(code, gaps)
     values = np.asarray(values)
     if values.dtype.name not in DTYPES:
         raise CodingError(f"encode: values of type {values.dtype} are no integers; quantize them first")
@@ -71,13 +73,7 @@ def encode(values: np.ndarray, code: str = "rans", *, gaps: str | None = None) -
     out.number(values.ndim)
     for length in values.shape:
         out.number(length)
-    flat = values.ravel().astype(np.uint64 if values.dtype.kind == "u" else np.int64)
-    if gaps is not None:
-        at = np.flatnonzero(flat)
-        out.number(at.size)
-        _write(out, gaps, (np.diff(at, prepend=-1) - 1).astype(np.uint64))
-        flat = flat[at]
-    _write(out, code, flat)
+    write(out, values, code, gaps)
     content = out.content()
     return zlib.crc32(content).to_bytes(4, "big") + content
 
@@ -106,9 +102,7 @@ def decode(content: bytes, max_symbols: int) -> np.ndarray:
 
 
 def _decode(back: Reader, max_symbols: int) -> np.ndarray:
-    code, gaps, dtype = back.fixed(2), back.fixed(2), np.dtype(DTYPES[back.fixed(3)])
-    if code >= len(CODES):
-        raise CodingError(f"code number {code} is not one that is known; the content is damaged")
+    code, gaps, dtype = CODES[back.fixed(2)], (None, *GAP_CODES)[back.fixed(2)], np.dtype(DTYPES[back.fixed(3)])
     axes = back.number()
     if axes > MOST_AXES:
         raise CodingError(f"an array of {axes:,} axes; {MOST_AXES} is the most, so the content is damaged")
@@ -116,23 +110,60 @@ def _decode(back: Reader, max_symbols: int) -> np.ndarray:
     size = math.prod(shape)
     if size > max_symbols:
         raise CodingError(f"{size:,} values, and max_symbols is {max_symbols:,}; raise it if you trust the content")
-    if gaps:
-        nonzero = back.number()
-        if nonzero > size:
-            raise CodingError(f"{nonzero:,} of {size:,} values can't be other than 0; the content is damaged")
-        zeros = _read(back, CODES[gaps - 1], nonzero, signed=False)
-        if sum(zeros.tolist()) + nonzero > size:
-            raise CodingError(f"gaps that go beyond the {size:,} values; the content is damaged")
-        values = np.zeros(size, dtype)
-        at = np.cumsum(zeros.astype(np.int64) + 1) - 1
-        values[at] = _as(dtype, _read(back, CODES[code], nonzero, dtype.kind == "i"))
-    else:
-        values = _as(dtype, _read(back, CODES[code], size, dtype.kind == "i"))
-    back.finish()
     try:
-        return values.reshape(shape)
+        np.broadcast_to(dtype.type(), shape)
     except (ValueError, OverflowError):  # (0, 2**63, 2**63): no values, and yet too large
         raise CodingError(f"the shape {shape} is none of an array; the content is damaged") from None
+    values = _as(dtype, read(back, shape, code, gaps, signed=dtype.kind == "i"))
+    back.finish()
+    return values
+
+
+def check_code(code: str, gaps: str | None) -> None:
+    """Raise CodingError unless there is such a code, and such a one for the gaps."""
+    if code not in CODES:
+        raise CodingError(f"encode(code={code!r}): choose from {', '.join(CODES)}")
+    if gaps is not None and gaps not in GAP_CODES:
+        raise CodingError(f"encode(gaps={gaps!r}): choose from {', '.join(GAP_CODES)}, or None")
+
+
+def write(out: Writer, values: np.ndarray, code: str, gaps: str | None) -> None:
+    """The values alone, as `encode` has them: without checksum, type and shape."""
+    values = values.astype(np.uint64 if values.dtype.kind == "u" else np.int64)
+    if gaps is not None:
+        flat = values.ravel()
+        at = np.flatnonzero(flat)
+        out.number(at.size)
+        _write(out, gaps, (np.diff(at, prepend=-1) - 1).astype(np.uint64))
+        values = flat[at]
+    if code == "contexts":
+        contexts.write(out, [values])
+    else:
+        _write(out, code, values.ravel())
+
+
+def read(back: Reader, shape: tuple[int, ...], code: str, gaps: str | None, signed: bool) -> np.ndarray:
+    """What `write` wrote, int64 or uint64. Bound the shape's size before: memory and time are in proportion to it.
+
+    Raises CodingError for content that can't be.
+    """
+    if gaps is None:
+        return _values(back, shape, code, signed)
+    size, nonzero = math.prod(shape), back.number()
+    if nonzero > size:
+        raise CodingError(f"{nonzero:,} of {size:,} values can't be other than 0; the content is damaged")
+    zeros = _read(back, gaps, nonzero, signed=False)
+    if sum(zeros.tolist()) + nonzero > size:
+        raise CodingError(f"gaps that go beyond the {size:,} values; the content is damaged")
+    values = np.zeros(size, np.int64 if signed else np.uint64)
+    values[np.cumsum(zeros.astype(np.int64) + 1) - 1] = _values(back, (nonzero,), code, signed)
+    return values.reshape(shape)
+
+
+def _values(back: Reader, shape: tuple[int, ...], code: str, signed: bool) -> np.ndarray:
+    if code != "contexts":
+        return _read(back, code, math.prod(shape), signed).reshape(shape)
+    return contexts.read(back, [shape], np.int64 if signed else np.uint64)[0]
 
 
 def _as(dtype: np.dtype, values: np.ndarray) -> np.ndarray:

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 
 KINDS = ("conv", "separable", "dense", "max_pool", "mean_pool", "global_mean", "flatten")
-BATCH = 250  # images at once: the windows of a convolution take most of the memory
+BATCH = 250  # images at once, but where the windows of a convolution would then be more than so many numbers:
+MOST_NUMBERS = 1 << 26
 
 
 class NetworkError(ValueError):
@@ -83,7 +84,7 @@ class Network:
 
 
 def tensor_shapes(input_shape: Sequence[int], layers: Sequence[Layer]) -> list[tuple[int, ...]]:
-    """Shapes of the tensors that the layers have, in order; conv (kernel, kernel, channels, units), dense (inputs, units).
+    """Shapes of the layers' tensors, in order: conv (kernel, kernel, channels, units), dense (inputs, units).
 
     Raises NetworkError for layers that do not fit what they are given.
     """
@@ -97,6 +98,37 @@ def output_shapes(input_shape: Sequence[int], layers: Sequence[Layer]) -> list[t
     [(12, 12, 8), (6, 6, 8), (288,)]
     """
     return [shape for shape, _ in _walk(tuple(input_shape), layers)]
+
+
+def work(input_shape: Sequence[int], layers: Sequence[Layer]) -> tuple[int, int]:
+    """Multiply-accumulates for one image, and the most numbers that a layer needs at once for it.
+
+    A convolution needs its windows and its outputs; filters of a separable one are multiplied out before.
+
+    >>> work((28, 28, 1), [Layer("conv", 8, 5, stride=2), Layer("flatten"), Layer("dense", 10)])
+    (40320, 4752)
+    """
+    macs, most, shape = 0, math.prod(input_shape), tuple(input_shape)
+    for layer, (after, shapes) in zip(layers, _walk(shape, layers), strict=True):
+        if layer.kind == "dense":
+            macs += math.prod(shapes[0])
+        elif layer.kind in ("conv", "separable"):
+            height, width, channels = shape
+            for _ in range(layer.times):
+                height, width = _sides(layer, height, width)
+                window = layer.kernel**2 * channels
+                macs += height * width * window * layer.units
+                most = max(most, height * width * (window + layer.units))
+                channels = layer.units
+        most = max(most, math.prod(after))
+        shape = after
+    return macs, most
+
+
+def _sides(layer: Layer, height: int, width: int) -> tuple[int, int]:
+    """Height and width after a convolution; below 1 where its kernel is too large."""
+    pad = layer.kernel - 1 if layer.same else 0
+    return tuple((side + pad - layer.kernel) // layer.stride + 1 for side in (height, width))
 
 
 def _walk(shape, layers):
@@ -136,8 +168,7 @@ def _one(number: int, layer: Layer, shape: tuple[int, ...]):
         if time and channels != layer.units:
             raise wrong(f"to be applied again it must have as many filters as there are channels, {channels}")
         before = (height, width, layer.units)
-        pad = layer.kernel - 1 if layer.same else 0
-        height, width = ((side + pad - layer.kernel) // layer.stride + 1 for side in (height, width))
+        height, width = _sides(layer, height, width)
         if min(height, width) < 1:
             raise wrong(f"a filter of {layer.kernel} x {layer.kernel} is larger than what is left")
         if layer.residual and (height, width, channels) != before:
@@ -149,7 +180,7 @@ def _one(number: int, layer: Layer, shape: tuple[int, ...]):
 
 
 def answers(network: Network, images: np.ndarray) -> np.ndarray:
-    """The last layer's numbers, float64 (n, classes), for images (n, height, width, channels); the largest is the class.
+    """The last layer's numbers, float64 (n, classes), for images (n, height, width, channels).
 
     Raises NetworkError for images and tensors that do not fit the layers.
     """
@@ -161,7 +192,8 @@ def answers(network: Network, images: np.ndarray) -> np.ndarray:
     if found != shapes:
         raise NetworkError(f"answers: tensors of {found}, and the layers need {shapes}")
     tensors = [tensor.values.astype(np.float64) for tensor in network.tensors]
-    batches = [_forward(network.layers, tensors, images[i : i + BATCH]) for i in range(0, len(images), BATCH)]
+    batch = max(1, min(BATCH, MOST_NUMBERS // max(1, work(network.input_shape, network.layers)[1])))
+    batches = [_forward(network.layers, tensors, images[i : i + batch]) for i in range(0, len(images), batch)]
     return (
         np.concatenate(batches) if batches else np.zeros((0, *output_shapes(network.input_shape, network.layers)[-1]))
     )
