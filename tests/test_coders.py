@@ -95,7 +95,9 @@ def test_sizes_of_nncodec_are_made_again(table, inputs):
 
 
 def test_made_up_inputs_are_what_their_names_say(inputs):
-    assert all(np.array_equal(a, b) for n, ts in coder_inputs.made_up().items() for a, b in zip(ts, inputs[n]))
+    assert all(
+        np.array_equal(a, b) for n, ts in coder_inputs.made_up().items() for a, b in zip(ts, inputs[n], strict=True)
+    )
     for layers, (name, tensors) in zip(coder_inputs.CNNS, inputs.items(), strict=False):
         assert [t.shape for t in tensors] == list(layers)
         assert f"{sum(t.size for t in tensors):,}" in name

@@ -13,7 +13,7 @@ from hwlimits.sharing import share
 from hwlimits.training.litert import LiteRTFile
 
 SEED = 0
-# shape, share of weights that pruning left, bits of a code; Han, Mao and Dally, "Deep Compression" (2016), tables 2 to 5
+# shape, share of weights that pruning left, bits of a code: Han, Mao and Dally, "Deep Compression" (2016), tables
 LENET_300_100 = (((784, 300), 0.08, 6), ((300, 100), 0.09, 6), ((100, 10), 0.26, 6))
 LENET_5 = (
     ((5, 5, 1, 20), 0.66, 8), ((5, 5, 20, 50), 0.12, 8), ((800, 500), 0.08, 5), ((500, 10), 0.19, 5),
@@ -47,7 +47,9 @@ def made_up() -> dict[str, list[np.ndarray]]:
 
 def stored() -> dict[str, list[np.ndarray]]:
     """The weights of the stored files: int8 of LiteRT's, and the codes of every .hwz file of the frontier."""
-    found = {name: [layer.weights for layer in LiteRTFile.read(data.path(file)).layers] for name, file in STORED.items()}
+    found = {
+        name: [layer.weights for layer in LiteRTFile.read(data.path(file)).layers] for name, file in STORED.items()
+    }
     return found | frontier()
 
 
@@ -90,5 +92,5 @@ def shared(random: np.random.Generator, shape: tuple[int, ...], kept: float, bit
     found = share(weights, 2**bits)
     order = np.argsort(np.argsort(found.codebook))
     places = order - order[np.flatnonzero(found.codebook == 0)[0]]
-    narrow = -128 <= places.min() and places.max() <= 127
+    narrow = places.min() >= -128 and places.max() <= 127
     return places.astype(np.int8 if narrow else np.int16)[found.codes]

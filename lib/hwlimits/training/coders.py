@@ -278,6 +278,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure all inputs, and store the table."""
     parser = argparse.ArgumentParser(prog="python -m hwlimits.training.coders")
     parser.add_argument("--nncodec", required=True, help="the Python of an environment with nncodec; see peers/")
+    parser.add_argument("--repeats", type=int, default=REPEATS, help="timed calls of each coder, after one untimed")
     parser.add_argument("--out", type=Path, help="a table for yourself, from a checkout with changes")
     options = parser.parse_args(arguments)
     if options.out is None:
@@ -286,7 +287,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     peer = by_nncodec(options.nncodec, inputs)
     found = []
     for name, tensors in tqdm(inputs.items(), desc="coders", unit="input", file=sys.stderr):
-        found += rows(name, tensors, peer["found"][name])
+        found += rows(name, tensors, peer["found"][name], options.repeats)
     made_by = provenance(
         "make bench-coding", seeds=[coder_inputs.SEED], constriction=version("constriction"),
         nncodec={"version": peer["version"], "numpy": peer["numpy"]}, zlib=zlib.ZLIB_RUNTIME_VERSION,

@@ -26,9 +26,10 @@ SLOW_CODEBOOK = 20_000  # values; above, the codebook's zero is the most frequen
 PERFORMANCE_MAPS = ("sparsification_flag", "pruning_flag", "unification_flag", "decomposition_performance_map_flag")
 # method, optimized states of the contexts, empty rows skipped, unary decisions, order of the values, first axis last
 SETTINGS = (
-    *itertools.product(("integer",), (1, 0), (1, 0), (3, 6, 11, 16), (0,), (0, 1)),
+    *itertools.product(("integer",), (1,), (1, 0), (3, 6, 11), (0,), (0, 1)),
+    *itertools.product(("integer",), (0,), (1, 0), (6,), (0,), (0, 1)),
     *itertools.product(("integer",), (1,), (0,), (11,), (4,), (0, 1)),
-    *itertools.product(("codebook",), (1,), (1, 0), (4, 11), (0,), (0, 1)),
+    *itertools.product(("codebook",), (1,), (0,), (4, 11), (0,), (0, 1)),
 )
 REPEATS = 3
 
@@ -81,7 +82,12 @@ def smallest(tensors: dict) -> tuple[bytearray, dict]:
                 continue
             given = np.ascontiguousarray(np.moveaxis(array, -1, 0)) if setting[-1] else array
             quick_codebooks(given.size > SLOW_CODEBOOK)
-            stream = coded({name: given}, setting)
+            try:
+                stream = coded({name: given}, setting)
+            except KeyError:  # nncodec 2.1.3 itself, where a tensor has fewer rows than a block
+                if setting[4]:
+                    continue
+                raise
             if name in best and len(stream) >= len(best[name][0]):
                 continue
             if same(decoded(bytearray(stream))[0], {name: given}):
