@@ -37,6 +37,7 @@ class Layer:
     kernel    side of the filter or of the pool
     stride    of a convolution
     same      True pads a convolution with zeros so that stride 1 keeps height and width; False pads nothing
+    gain      each output channel is multiplied by a number of its own before the bias: what is left of normalisation
     relu      max(0, y) at the end
     residual  the layer's input is added, before the ReLU; shapes must be equal
     times     the layer is applied so many times, one after the other, with the same weights
@@ -47,6 +48,7 @@ class Layer:
     kernel: int = 0
     stride: int = 1
     same: bool = False
+    gain: bool = False
     relu: bool = False
     residual: bool = False
     times: int = 1
@@ -70,8 +72,9 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Network:
-    """Layers, and their tensors in order: of a convolution or dense layer its kernel and its bias; of a separable one
-    the filters (kernel, kernel, channels), the 1 x 1 kernel (channels, units) and the bias."""
+    """Layers, and their tensors in order: of a convolution or dense layer its kernel, its gain if it has one, and its
+    bias; of a separable one the filters (kernel, kernel, channels) and the 1 x 1 kernel (channels, units) before these.
+    """
 
     input_shape: tuple[int, int, int]
     layers: tuple[Layer, ...]
@@ -140,6 +143,9 @@ def _walk(shape, layers):
 def _one(number: int, layer: Layer, shape: tuple[int, ...]):
     """Output shape and tensor shapes of one layer."""
 
+    def channels_of(layer: Layer) -> list[tuple[int]]:
+        return [(layer.units,)] * (2 if layer.gain else 1)
+
     def wrong(why: str) -> NetworkError:
         return NetworkError(f"layer {number}, {layer.kind}, on {shape}: {why}")
 
@@ -150,7 +156,7 @@ def _one(number: int, layer: Layer, shape: tuple[int, ...]):
     if layer.kind == "dense":
         if len(shape) != 1 or layer.units < 1:
             raise wrong(f"a dense layer of {layer.units} units needs one axis; put a flatten layer before it")
-        return (layer.units,), [(shape[0], layer.units), (layer.units,)]
+        return (layer.units,), [(shape[0], layer.units), *channels_of(layer)]
     if len(shape) != 3:
         raise wrong("it needs height, width and channels")
     height, width, channels = shape
@@ -175,8 +181,8 @@ def _one(number: int, layer: Layer, shape: tuple[int, ...]):
             raise wrong("to add the input, height, width and channels must stay as they are")
     side = (layer.kernel, layer.kernel)
     if layer.kind == "separable":
-        return (height, width, layer.units), [(*side, channels), (channels, layer.units), (layer.units,)]
-    return (height, width, layer.units), [(*side, channels, layer.units), (layer.units,)]
+        return (height, width, layer.units), [(*side, channels), (channels, layer.units), *channels_of(layer)]
+    return (height, width, layer.units), [(*side, channels, layer.units), *channels_of(layer)]
 
 
 def answers(network: Network, images: np.ndarray) -> np.ndarray:
@@ -218,15 +224,17 @@ def _forward(layers, tensors, x):
             blocks = x[:, : height // k * k, : width // k * k].reshape(n, height // k, k, width // k, k, channels)
             x = (np.max if layer.kind == "max_pool" else np.mean)(blocks, axis=(2, 4))
         elif layer.kind == "dense":
-            x = x @ next(tensors) + next(tensors)
-            x = np.maximum(x, 0) if layer.relu else x
+            y = x @ next(tensors)
+            y = (y * next(tensors) if layer.gain else y) + next(tensors)
+            x = np.maximum(y, 0) if layer.relu else y
         else:
             kernel = next(tensors)
             if layer.kind == "separable":
                 kernel = kernel[..., None] * next(tensors)
+            gain = next(tensors) if layer.gain else 1.0
             bias = next(tensors)
             for _ in range(layer.times):
-                y = _convolve(x, kernel, layer) + bias
+                y = _convolve(x, kernel, layer) * gain + bias
                 y = y + x if layer.residual else y
                 x = np.maximum(y, 0) if layer.relu else y
     return x
