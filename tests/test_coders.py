@@ -184,6 +184,21 @@ def test_a_coder_that_loses_something_is_no_line(monkeypatch):
         list(coders.rows("small", small(), repeats=3))
 
 
+def test_a_short_call_is_warmed_up_and_a_long_one_is_not(monkeypatch):
+    for length_s, calls in ((0.1, 4), (2.0, 3)):
+        now, made = [0.0], []
+        monkeypatch.setattr(coders.time, "perf_counter", lambda now=now: now[0])
+
+        def call(now=now, made=made, length_s=length_s):
+            made.append(0)
+            now[0] += length_s * len(made)
+            return len(made)
+
+        result, median_s = coders.timed(call, repeats=3)
+        assert (result, len(made)) == (calls, calls)
+        assert median_s == pytest.approx(length_s * (calls - 1))
+
+
 def test_constriction_is_counted_with_our_table():
     (tensor,) = [np.random.default_rng(2).choice([-1, 0, 1, 5], 5000, p=[0.1, 0.7, 0.15, 0.05]).astype(np.int8)]
     found = {name: size for name, size, *_ in coders.constriction_rows([tensor], 10, repeats=3)}

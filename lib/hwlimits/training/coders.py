@@ -41,6 +41,7 @@ OURS = {
 ONE_STREAM = "ours: contexts, one stream"
 WORD_BYTES = 4  # constriction's
 REPEATS = 3
+LONG_S = 0.5
 COLUMNS = (
     "input", "tensors", "values", "nonzero", "entropy_bytes", "coder", "bytes", "header_bytes",
     "per_entropy", "per_nncodec", "values_per_nncodec", "encode_s", "decode_s", "settings",
@@ -63,14 +64,12 @@ def rows(name: str, tensors: Tensors, nncodec: dict | None = None, repeats: int 
 
     header = sum(header_bytes(t) for t in tensors)
     for coder, (encode, decode, header_of) in coders(header).items():
-        content = encode(tensors)
-        sizes = content if isinstance(content, list) else [content]
-        if not all(np.array_equal(a, b) for a, b in zip(decode(content, tensors), tensors, strict=True)):
+        content, encode_s = timed(lambda e=encode: e(tensors), repeats)
+        found, decode_s = timed(lambda d=decode, c=content: d(c, tensors), repeats)
+        if not all(np.array_equal(a, b) for a, b in zip(found, tensors, strict=True)):
             raise SystemExit(f"{coder} does not give the integers of {name!r} back")
-        yield row(
-            coder, sum(map(len, sizes)), header_of,
-            seconds(lambda e=encode: e(tensors), repeats), seconds(lambda d=decode, c=content: d(c, tensors), repeats),
-        )  # fmt: skip
+        size = sum(map(len, content)) if isinstance(content, list) else len(content)
+        yield row(coder, size, header_of, encode_s, decode_s)
     yield from (row(*found) for found in constriction_rows(tensors, header, repeats))
     if nncodec:
         yield row(
@@ -79,14 +78,20 @@ def rows(name: str, tensors: Tensors, nncodec: dict | None = None, repeats: int 
         )  # fmt: skip
 
 
-def seconds(call: Callable[[], object], repeats: int = REPEATS) -> float:
-    """Median of a few single calls. The first was made before, to check what it gives."""
-    samples = []
-    for _ in range(repeats):
+def timed(call: Callable, repeats: int = REPEATS) -> tuple[object, float]:
+    """What the call gives, and the median time of a few single calls in seconds.
+
+    The first is a warm-up, unless it takes so long that a cold cache is nothing beside it.
+    """
+    samples, warm = [], False
+    while len(samples) < repeats:
         start = time.perf_counter()
-        call()
+        result = call()
         samples.append(time.perf_counter() - start)
-    return Timing(tuple(samples)).median_s
+        if not warm and samples[0] < LONG_S:
+            samples.clear()
+        warm = True
+    return result, Timing(tuple(samples)).median_s
 
 
 def coders(header: int) -> dict[str, tuple[Callable, Callable, int]]:
@@ -177,17 +182,12 @@ def constriction_rows(tensors: Tensors, header: int, repeats: int = REPEATS) -> 
     for name, code in (("AnsCoder", "rans"), ("RangeCoder", "rans"), ("Huffman", "huffman")):
         tables = [_without_values(t, code, *p[1:]) for t, p in zip(tensors, prepared, strict=True)]
         encode, decode = CONSTRICTION[name]
-        words = [encode(indices, counts) for _, indices, counts in prepared]
-        for (_, indices, counts), coded in zip(prepared, words, strict=True):
-            if not np.array_equal(decode(coded, counts, indices.size), indices):
-                raise SystemExit(f"constriction's {name} does not give the integers back")
-        size = sum(tables) + sum(WORD_BYTES * w.size for w in words)
-        yield (
-            f"constriction: {name}", size, header,
-            seconds(lambda e=encode: [e(i, c) for _, i, c in prepared], repeats),
-            seconds(lambda d=decode, w=words: [d(x, c, i.size) for x, (_, i, c) in zip(w, prepared, strict=True)],
-                    repeats),
-        )  # fmt: skip
+        words, encode_s = timed(lambda e=encode: [e(i, c) for _, i, c in prepared], repeats)
+        coded = list(zip(words, prepared, strict=True))
+        found, decode_s = timed(lambda d=decode, w=coded: [d(x, c, i.size) for x, (_, i, c) in w], repeats)
+        if not all(np.array_equal(a, i) for a, (_, i, _) in zip(found, prepared, strict=True)):
+            raise SystemExit(f"constriction's {name} does not give the integers back")
+        yield f"constriction: {name}", sum(tables) + sum(WORD_BYTES * w.size for w in words), header, encode_s, decode_s
 
 
 def _without_values(tensor: np.ndarray, code: str, indices: np.ndarray, counts: np.ndarray) -> int:
