@@ -211,7 +211,8 @@ def test_constriction_is_counted_with_our_table():
 
 def test_a_constant_is_a_table_alone_for_constriction():
     sizes = [size for _, size, *_ in coders.constriction_rows([np.full(500, 3, np.int8)], 0, repeats=3)]
-    assert max(sizes) < 24
+    rans, huffman = 39 + 8 + 16 + 8 + 1 + 9 + 6 + 7 + 48, 39 + 8 + 16 + 8 + 1 + 9  # bits by hand, as above
+    assert sizes == [-(-rans // 8) - 8 + 2, -(-rans // 8) - 8 + 2, -(-huffman // 8)]
 
 
 def test_lzma_takes_the_best_of_its_parameters():

@@ -111,9 +111,7 @@ def units_before_tensors(stream: bytearray) -> int:
 
 
 def same(found: dict, given: dict) -> bool:
-    return list(found) == list(given) and all(
-        found[n].shape == a.shape and np.array_equal(found[n], a) for n, a in given.items()
-    )
+    return list(found) == list(given) and all(np.array_equal(found[n], a) for n, a in given.items())
 
 
 def quick_codebooks(quick: bool, kept: list = []) -> None:  # noqa: B006 (the function as it was, kept once)
