@@ -23,7 +23,8 @@ class Settings:
     the rate of bits rises over the first half of the quantized one.
 
     sparsity      share of all kernels' weights that the pruning phase makes zero, largest magnitudes kept
-    bits          of a code; rate: loss for each bit of code, in 1 / 60,000: 1 is worth as much as a bit of the labels
+    bits          of a kernel's code; bias_bits: of a gain's or a bias'
+    rate          loss for each bit of the kernels' codes, in nats of all 60,000 images together
     temperature   of the teacher's answers; teacher: their weight in the loss (0: labels alone)
     plain_share   of the images that are seen as they are
     damping       loss for each squared distance of a weight to its code, in steps; keeps weights from going back and
@@ -45,6 +46,7 @@ class Settings:
     folded_epochs: int = 0
     folded_rate: float = 1e-3
     damping: float = 0.0
+    bias_bits: int = 5
     seed: int = 0
 
 
@@ -71,7 +73,7 @@ def train(
         if name == "quantize":
             student.quantize(settings.bits)
         if name == "fold":
-            student.fold()
+            student.fold(settings.bias_bits)
         if epochs:
             _phase(settings, student, name, epochs, rate, done, variants, learn, folder, at_epoch)
         done += epochs

@@ -20,7 +20,6 @@ from hwlimits.training.keras import tf
 
 STEPS_PER_OCTAVE = 8  # a step is 2**(k / 8)
 SLOWNESS = 10.0  # a step moves all codes of its tensor: its logarithm is learnt so many times slower than a weight
-BIAS_BITS = 5
 MOMENTUM, EPSILON = 0.95, 1e-3
 WEIGHTED = ("conv", "separable", "dense")
 
@@ -38,7 +37,7 @@ class Student(tf.Module):
     def __init__(self, input_shape: Sequence[int], layers: Sequence[Layer], seed: int):
         super().__init__()
         self.input_shape, self.layers = tuple(input_shape), tuple(layers)
-        self.quantized, self.folded, self.bits = False, False, 32
+        self.quantized, self.folded, self.bits, self.bias_bits = False, False, 32, 32
         rng = np.random.default_rng(seed)
         self.values, self.masks, self.log_steps = [], [], []
         for shape in tensor_shapes(input_shape, layers):
@@ -101,9 +100,9 @@ class Student(tf.Module):
                 step = 2 * used.mean() / self._highest(i) ** 0.5 if used.size else 1.0
                 self.log_steps[i].assign(SLOWNESS * np.log2(step).astype(np.float32))
 
-    def fold(self) -> None:
-        """Put the normalisation into gains and biases, and let these go forward as codes of 5 bits."""
-        self.folded, norms = True, iter(self.norms)
+    def fold(self, bits: int) -> None:
+        """Put the normalisation into gains and biases, and let these go forward as codes of so many bits."""
+        self.folded, self.bias_bits, norms = True, bits, iter(self.norms)
         for _, kernels, gain, bias in self._weighted():
             if gain is not None:
                 mean, variance = next(norms)
@@ -118,7 +117,7 @@ class Student(tf.Module):
                 self.log_steps[i].assign(SLOWNESS * eighths / STEPS_PER_OCTAVE)
 
     def _round_step(self, i: int, gain: int) -> float:
-        """Round the step of a kernel to eighths of an octave, the codes staying as they are; by what the kernel grew."""
+        """Round the step of a kernel to eighths of an octave, and keep its codes; returns by what the kernel grew."""
         eighths = float(self.log_steps[i]) / SLOWNESS * STEPS_PER_OCTAVE
         growth = 2.0 ** ((round(eighths) - eighths) / STEPS_PER_OCTAVE)
         self.log_steps[i].assign(round(eighths) / STEPS_PER_OCTAVE * SLOWNESS)
@@ -152,7 +151,7 @@ class Student(tf.Module):
         return [variable.numpy() for variable in self.variables]
 
     def _highest(self, i: int) -> int:
-        return 2 ** ((BIAS_BITS if len(self.values[i].shape) == 1 else self.bits) - 1) - 1
+        return 2 ** ((self.bias_bits if len(self.values[i].shape) == 1 else self.bits) - 1) - 1
 
     def _coded(self, i: int) -> tuple[tf.Tensor, tf.Tensor]:
         """Weights as they go forward, and their codes before rounding; both differentiable."""
