@@ -67,7 +67,6 @@ def write(found: Evaluation, path: Path) -> None:
     terminal.write_table(
         ("part", "bytes in contexts"), [*parts, ("sum", f"{sum(found.parts.values()) / 8:,.1f}")], total=True
     )
-    terminal.write(
-        f"\n{path}: {network.parameters:,} parameters in {found.file_bytes:,} bytes; {found.wrong:,} of {found.images:,} "
-        f"test images are wrong, {found.wrong / found.images:.2%} ({found.source})."
-    )
+    size = f"{network.parameters:,} parameters in {found.file_bytes:,} bytes"
+    wrong = f"{found.wrong:,} of {found.images:,} test images are wrong, {found.wrong / found.images:.2%}"
+    terminal.write(f"\n{path}: {size}; {wrong} ({found.source}).")
