@@ -378,6 +378,23 @@ def _draw(each: list, median, path: Path) -> None:
 app.command()(sweeping.sweep)
 
 
+@app.command()
+def evaluate(
+    file: Annotated[Path, typer.Argument(metavar="FILE.hwz", help="A compressed network.")],
+    as_json: Json = False,
+) -> None:
+    """What an .hwz file holds, where its bytes are, and its error on MNIST's test images.
+
+    The answers come from the file alone.
+
+    Example: hwlimits evaluate small.hwz
+    """
+    from hwlimits.cli import evaluating
+
+    found = evaluating.look(file)
+    terminal.write_json(found.record()) if as_json else evaluating.write(found, file)
+
+
 def main() -> None:
     """The program: streams that can print any text, then the command."""
     terminal.prepare_streams()

@@ -15,6 +15,7 @@ from hwlimits.training.student import Student
 from hwlimits.training.variants import Variants
 
 BATCH = 128
+SETTLING = 200  # batches: the moving means forget what was before
 
 
 @dataclass(frozen=True)
@@ -73,11 +74,25 @@ def train(
         if name == "quantize":
             student.quantize(settings.bits)
         if name == "fold":
+            if not (folder / "fold.npz").exists():
+                _settle(student, settings, variants, done, learn)
             student.fold(settings.bias_bits)
         if epochs:
             _phase(settings, student, name, epochs, rate, done, variants, learn, folder, at_epoch)
         done += epochs
     return student
+
+
+def _settle(student: Student, settings: Settings, variants: Variants, epoch: int, learn: int) -> None:
+    """Take the normalisation's means and variances anew, of the codes as they are.
+
+    Codes go back and forth from step to step, and a moving mean over these is that of no network. Source: Nagel et
+    al., "Overcoming oscillations in quantization-aware training" (2022, arXiv 2203.11086), section 3.3.
+    """
+    images, _, _ = variants.epoch(settings.seed, epoch, settings.plain_share, learn)
+    for start in range(0, min(len(images), SETTLING * BATCH), BATCH):
+        part = images[start : start + BATCH].reshape(-1, *student.input_shape)
+        student.logits(tf.constant(part, tf.float32) / 255.0, training=True)
 
 
 def _phase(settings, student, name, epochs, rate, done, variants, learn, folder, at_epoch):
