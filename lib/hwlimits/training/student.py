@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from hwlimits import hwz
 from hwlimits.compressed import Layer, Network, Tensor, tensor_shapes
 from hwlimits.training.keras import tf
 
@@ -134,7 +135,7 @@ class Student(tf.Module):
                     eighths[gain] += eighths[i]
                     eighths[i] = 0
         codes = [np.round(self._coded(i)[1].numpy()).astype(np.int64) for i in range(len(self.values))]
-        steps = [2.0 ** (k / STEPS_PER_OCTAVE) for k in eighths]
+        steps = [hwz.grid_step(k) for k in eighths]
         return Network(self.input_shape, self.layers, tuple(map(Tensor, codes, steps)))
 
     def _weighted(self):
