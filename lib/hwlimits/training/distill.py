@@ -45,9 +45,7 @@ class Teacher:
     """
 
     def __init__(self, model: keras.Model, temperature: float = 4.0, weight: float = 0.5):
-        _check_temperature("Teacher", temperature)
-        if not 0 <= weight <= 1:
-            raise ValueError(f"Teacher(weight={weight}): it is a share of the loss, from 0 to 1")
+        check("Teacher", temperature, weight)
         self.model, self.temperature, self.weight = model, float(temperature), float(weight)
 
     def targets(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -63,6 +61,23 @@ class Teacher:
         of_labels = -tf.reduce_sum(hard * log_p, axis=1)
         of_answers = -tf.reduce_sum(soft * tf.nn.log_softmax(log_p / self.temperature), axis=1)
         return (1 - self.weight) * of_labels + self.weight * self.temperature**2 * of_answers
+
+
+def loss_of_logits(
+    labels: tf.Tensor, logits: tf.Tensor, teacher_logits: tf.Tensor, temperature: float, weight: float
+) -> tf.Tensor:
+    """`Teacher.loss` of each image, (n,), for networks that end in logits (n, classes); labels (n,) from 0 up."""
+    targets = tf.nn.softmax(teacher_logits / temperature)
+    of_labels = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+    of_answers = tf.nn.softmax_cross_entropy_with_logits(targets, logits / temperature)
+    return (1 - weight) * of_labels + weight * temperature**2 * of_answers
+
+
+def check(function: str, temperature: float, weight: float) -> None:
+    """Raise ValueError, in the name of `function`, for a temperature that is not above 0 or a weight outside [0, 1]."""
+    _check_temperature(function, temperature)
+    if not isinstance(weight, Real) or not 0 <= weight <= 1:
+        raise ValueError(f"{function}(weight={weight}): it is a share of the loss, from 0 to 1")
 
 
 def _check_temperature(function: str, temperature: float) -> None:
