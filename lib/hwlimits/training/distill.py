@@ -23,7 +23,7 @@ def softened(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     >>> softened(np.array([[0.9, 0.1]]), 2.0).round(2)
     array([[0.75, 0.25]], dtype=float32)
     """
-    _check_temperature("softened", temperature)
+    check_temperature("softened", temperature)
     kept = np.maximum(probabilities, TINY).astype(np.float64)
     powers = (kept / kept.max(axis=1, keepdims=True)) ** (1 / temperature)  # the largest is 1: no row sums to 0
     return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
@@ -45,7 +45,9 @@ class Teacher:
     """
 
     def __init__(self, model: keras.Model, temperature: float = 4.0, weight: float = 0.5):
-        check("Teacher", temperature, weight)
+        check_temperature("Teacher", temperature)
+        if not 0 <= weight <= 1:
+            raise ValueError(f"Teacher(weight={weight}): it is a share of the loss, from 0 to 1")
         self.model, self.temperature, self.weight = model, float(temperature), float(weight)
 
     def targets(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -73,14 +75,8 @@ def loss_of_logits(
     return (1 - weight) * of_labels + weight * temperature**2 * of_answers
 
 
-def check(function: str, temperature: float, weight: float) -> None:
-    """Raise ValueError, in the name of `function`, for a temperature that is not above 0 or a weight outside [0, 1]."""
-    _check_temperature(function, temperature)
-    if not isinstance(weight, Real) or not 0 <= weight <= 1:
-        raise ValueError(f"{function}(weight={weight}): it is a share of the loss, from 0 to 1")
-
-
-def _check_temperature(function: str, temperature: float) -> None:
+def check_temperature(function: str, temperature: float) -> None:
+    """Raise ValueError, in the name of `function`, for what is not a number above 0."""
     if not isinstance(temperature, Real) or not 0 < temperature < np.inf:
         raise ValueError(
             f"{function}(temperature={temperature!r}): must be a number above 0; 1 leaves answers as they are"

@@ -61,8 +61,8 @@ class Settings:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, Integral) or not low <= value <= high:
                 raise ValueError(f"Settings({name}={value!r}): must be a whole number {_range(low, high)}")
-        distill.check("Settings", self.temperature, self.teacher)
-        for name, high in (("plain_share", 1), ("rate", np.inf), ("damping", np.inf)):
+        distill.check_temperature("Settings", self.temperature)
+        for name, high in (("teacher", 1), ("plain_share", 1), ("rate", np.inf), ("damping", np.inf)):
             value = getattr(self, name)
             if not isinstance(value, Real) or not 0 <= value <= high or value == np.inf:
                 raise ValueError(f"Settings({name}={value!r}): must be a number {_range(0, high)}")
