@@ -90,6 +90,16 @@ bench: $(INSTALLED)  ## measure the kernels beside C, OpenBLAS, scipy.sparse and
 bench-compression: $(INSTALLED)  ## measure the int8 and sparse kernels alone; the other rows of that table stay
 	$(RUN) -m hwlimits.training.bench --compression
 
+bench-coding: $(INSTALLED) build/nncodec-venv/.installed  ## coders on the same integers, nncodec among them: data/results/coders.csv (20 minutes, a C++ compiler)
+	$(RUN) -m hwlimits.training.coders --nncodec build/nncodec-venv/bin/python
+
+# An environment of its own: nncodec wants NumPy 1, and the course does not want nncodec.
+build/nncodec-venv/.installed: peers/nncodec-build.lock peers/nncodec.lock
+	$(RUN) -m venv --clear build/nncodec-venv
+	build/nncodec-venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r peers/nncodec-build.lock
+	build/nncodec-venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --require-hashes -r peers/nncodec.lock
+	@touch $@
+
 lock:  ## make requirements.lock from pyproject.toml (needs uv)
 	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes --no-emit-index-url -o requirements.lock
 
@@ -100,4 +110,4 @@ format: $(INSTALLED)  ## format the code
 clean:  ## remove what was built (the virtual environment and trained models)
 	rm -rf $(VENV) build dist
 
-.PHONY: help setup case-study test lab execute results-case-study results-choices results-memory results-kernel-differences results-predictions results-gains results-qat results-fast-cnn bench bench-compression lock format clean
+.PHONY: help setup case-study test lab execute results-case-study results-choices results-memory results-kernel-differences results-predictions results-gains results-qat results-fast-cnn bench bench-compression bench-coding lock format clean

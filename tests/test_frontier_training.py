@@ -13,7 +13,8 @@ from hwlimits.training.variants import Variants
 
 SHAPE = (6, 6, 1)
 LAYERS = (Layer("conv", 6, 3, gain=True, relu=True), Layer("flatten"), Layer("dense", 3))
-ALL = Settings("test", epochs=2, pruning_epochs=2, sparsity=0.6, quantized_epochs=2, folded_epochs=1, bits=3, rate=0.5)
+RATES = {"learning_rate": 0.05, "quantized_rate": 0.02, "folded_rate": 0.01, "rate": 0.5}
+ALL = Settings("test", epochs=2, pruning_epochs=2, sparsity=0.6, quantized_epochs=2, folded_epochs=1, bits=3, **RATES)
 PLAIN = Settings("test", epochs=1, quantized_epochs=0, plain_share=1.0, seed=2)
 
 
@@ -60,6 +61,7 @@ def trained(tmp_path_factory):
         ({"seed": -1}, r"Settings\(seed=-1\): must be a whole number from 0 up"),
         ({"bits": 1}, r"Settings\(bits=1\): must be a whole number from 2 to 16"),
         ({"bits": 17}, r"Settings\(bits=17\): must be a whole number from 2 to 16"),
+        ({"bias_bits": 1}, r"Settings\(bias_bits=1\): must be a whole number from 2 to 16"),
         ({"rate": -0.5}, r"Settings\(rate=-0.5\): must be a number from 0 up"),
         ({"rate": float("inf")}, r"Settings\(rate=inf\): must be a number from 0 up"),
         ({"damping": float("nan")}, r"Settings\(damping=nan\): must be a number from 0 up"),
@@ -154,7 +156,24 @@ def test_the_rate_rises_in_the_first_half_and_the_damping_in_the_second(monkeypa
     assert np.array(weights)[1:] == pytest.approx(
         np.array([[5e-5, 0], [1e-4, 0], [1e-4, 0.25], [1e-4, 0.5], [1e-4, 0.5]]), rel=1e-6
     )
-    assert epochs == [(7, epoch, 0.25, 90) for epoch in range(6)]  # never the same epoch twice
+    # each epoch once; what the means are taken of before the fold is what comes next
+    assert epochs == [(7, epoch, 0.25, 90) for epoch in (0, 1, 2, 3, 4, 5, 5)]
+
+
+def test_means_and_variances_are_taken_anew_of_codes_as_they_are_before_the_fold(monkeypatch):
+    image = taught().images[:, :1]
+    same = Variants(np.repeat(image[:1], 600, axis=1), np.zeros((1, 600, 3), np.float16), np.zeros(600, int))
+    monkeypatch.setattr(frontier_training, "BATCH", 2)
+    student = Student(SHAPE, LAYERS, 0)
+    student.quantize(3)
+    mean, variance = student.norms[0]
+    mean.assign([100.0] * 6)
+    variance.assign([1e4] * 6)
+    frontier_training._settle(student, Settings("test", 1, 1, plain_share=1.0), same, 0, 600)
+    outputs = tf.nn.conv2d(image[0, :, :, :, None].astype(np.float32) / 255, student._coded(0)[0], 1, "VALID").numpy()
+    assert mean.numpy() == pytest.approx(outputs.mean(axis=(0, 1, 2)), abs=0.01)  # 100 x 0.95^200 is 0.0035
+    assert variance.numpy() == pytest.approx(outputs.repeat(2, axis=0).var(axis=(0, 1, 2), ddof=1), abs=0.5)
+    assert mean.numpy() != pytest.approx(outputs.mean(axis=(0, 1, 2)), abs=0.001)  # no more than 200 batches
 
 
 # --- the loss -----------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import constriction
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -121,3 +122,24 @@ def test_errors(call, said):
 
 def test_the_entropy_of_the_reference_is_a_sum_over_symbols():
     assert entropy_bits([0, 1, 1, 1]) == pytest.approx(math.log2(4) + 3 * math.log2(4 / 3))
+
+
+# --- constriction, another coder ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shares", [(0.9, 0.05, 0.05), (0.25,) * 4, (0.999, 0.001), tuple([1 / 64] * 64)])
+def test_constriction_needs_as_many_bytes_with_the_same_table_and_gives_the_same_symbols(shares):
+    indices = np.random.default_rng(5).choice(len(shares), 20_000, p=shares)
+    _, indices, counts = np.unique(indices, return_inverse=True, return_counts=True)
+    precision, frequencies = table(counts)
+    model = constriction.stream.model.Categorical(frequencies / 2.0**precision, perfect=False)
+    coder = constriction.stream.stack.AnsCoder()
+    coder.encode_reverse(indices.astype(np.int32), model)
+    words = coder.get_compressed()
+    out, alone = Writer(), Writer()
+    write(out, indices, counts)
+    alone.fixed(precision, 6)
+    alone.rice(frequencies - 1)
+    assert abs(len(out.content()) - len(alone.content()) - 4 * words.size) <= 8
+    theirs = constriction.stream.stack.AnsCoder(words).decode(model, indices.size)
+    assert read(Reader(out.content()), len(counts), indices.size) == theirs.tolist() == indices.tolist()

@@ -73,11 +73,12 @@ def test_a_float_student_answers_as_keras_layers_do_and_its_moving_means_move_as
     values[3] = values[3][..., None]  # Keras has a multiplier's axis
     model.set_weights([values[0], *values[1:3], *moving[0], *values[3:5], *values[5:7], *moving[1], *values[7:]])
     x = images((13, 14, 2))
-    assert student.logits(x).numpy() == pytest.approx(model(x).numpy(), abs=1e-5)
-    assert student.logits(x, training=True).numpy() == pytest.approx(model(x, training=True).numpy(), abs=1e-5)
+    assert student.logits(x).numpy() == pytest.approx(model(x).numpy(), rel=1e-4, abs=1e-4)
+    found, expected = student.logits(x, training=True).numpy(), model(x, training=True).numpy()
+    assert found == pytest.approx(expected, rel=1e-4, abs=1e-4)
     for found, expected in zip(student.norms, (first, second), strict=True):
-        assert found[0].numpy() == pytest.approx(expected.moving_mean.numpy(), abs=1e-6)
-        assert found[1].numpy() == pytest.approx(expected.moving_variance.numpy(), abs=1e-6)
+        assert found[0].numpy() == pytest.approx(expected.moving_mean.numpy(), rel=1e-4, abs=1e-5)
+        assert found[1].numpy() == pytest.approx(expected.moving_variance.numpy(), rel=1e-4)
 
 
 def test_a_dense_layer_is_normalised_by_its_batch():
@@ -95,7 +96,7 @@ def test_a_dense_layer_is_normalised_by_its_batch():
 def test_the_file_gives_the_answers_of_the_student_and_the_very_weights_it_went_forward_with(layers, shape):
     student = lived(layers, shape)
     student.quantize(4)
-    student.fold()
+    student.fold(5)
     network = student.network()
     back = hwz.loads(hwz.dumps(network))
     assert (back.input_shape, back.layers) == (shape, layers)
@@ -166,9 +167,10 @@ def test_codes_are_symmetric_about_zero_and_have_their_bits(bits):
 
 
 @pytest.mark.parametrize("bits", [1, 17, 4.0, True])
-def test_bits_that_can_not_be_are_refused(bits):
-    with pytest.raises(ValueError, match=rf"quantize\(bits={bits}\): must be a whole number from 2 to 16"):
-        Student((1, 2, 1), SMALL, 0).quantize(bits)
+@pytest.mark.parametrize("function", ["quantize", "fold"])
+def test_bits_that_can_not_be_are_refused(bits, function):
+    with pytest.raises(ValueError, match=rf"{function}\(bits={bits}\): must be a whole number from 2 to 16"):
+        getattr(Student((1, 2, 1), SMALL, 0), function)(bits)
 
 
 def test_a_step_goes_in_eighths_of_an_octave_but_where_normalisation_follows():
@@ -261,7 +263,7 @@ def test_the_distance_is_that_of_what_goes_forward_as_codes():
     of_weights, of_bias = tape.gradient(distance, student.values)
     assert of_weights.numpy() == pytest.approx(2 * np.array([[0.2, 0.4, 0], [0, 0.4, 0]]) / 0.5, abs=1e-5)
     assert of_bias is None  # biases are no codes yet
-    student.fold()
+    student.fold(5)
     student.log_steps[1].assign(SLOWNESS * -2.0)
     assert float(student.distance()) == pytest.approx(0.36 + 3 * 0.2**2, rel=1e-5)
 
@@ -274,28 +276,29 @@ def test_folding_leaves_answers_and_codes_as_they_are(monkeypatch):
     student.quantize(4)
     before, codes = student.logits(x).numpy(), [t.codes for t in student.network().tensors]
     monkeypatch.setattr(Student, "_goes_as_codes", lambda self, i: self.values[i].shape.rank > 1)  # gains stay floats
-    student.fold()
+    student.fold(5)
     assert student.logits(x).numpy() == pytest.approx(before, rel=1e-4, abs=1e-5)
     for value, old, now in zip(student.values, codes, student.network().tensors, strict=True):
         if value.shape.rank > 1:
             assert np.array_equal(old, now.codes)
 
 
-def test_folding_cuts_no_gain_and_no_bias_off_and_wastes_less_than_an_eighth_of_an_octave():
+@pytest.mark.parametrize("bits", [4, 5])
+def test_folding_cuts_no_gain_and_no_bias_off_and_wastes_less_than_an_eighth_of_an_octave(bits):
     student = lived()
     student.quantize(4)
-    student.fold()
+    student.fold(bits)
     for i, value in enumerate(student.values):
         if value.shape.rank == 1:
-            largest = np.abs(student._coded(i)[1].numpy()).max()
-            assert 15 * 2 ** (-1 / 8) - 1e-3 <= largest <= 15 + 1e-4
+            largest, most = np.abs(student._coded(i)[1].numpy()).max(), 2 ** (bits - 1) - 1
+            assert most * 2 ** (-1 / 8) * 0.9999 <= largest <= most * 1.0001
 
 
 def test_a_student_is_folded_once():
     student = lived()
-    student.fold()
+    student.fold(5)
     with pytest.raises(ValueError, match=r"fold\(\): this student is folded already"):
-        student.fold()
+        student.fold(5)
 
 
 def test_what_a_form_learns():

@@ -27,12 +27,16 @@ import numpy as np
 
 from hwlimits.bits import WIDEST, CodingError, Reader, Writer
 
-UNARY = 14  # magnitudes up to here are told one by one; of what is above, the size in bits first
+UNARY = 14  # magnitudes up to here are told one by one; of what is above, how many bits it has and these
+WIDE = 6  # a tensor's mean magnitude, above which all its magnitudes are told by how many bits they have
 DECISIONS = 2 + UNARY
+INPUTS = 5  # predictions that are mixed
 MEAN_BITS = 6  # of means of magnitudes after the point
-RATES = [(1 << 16) * 2 // (2 * n + 3) for n in range(256)]  # of a counter that has seen n decisions
+SIZES = 24  # steps of half an octave, in which means of columns and rows are told apart
+FIRST_MEAN = (96, 24 << MEAN_BITS)  # of a tensor that none like it came before; narrow, wide
+RATES = [(1 << 16) * 2 // (2 * n + 3) for n in range(1024)]  # of a counter that has seen n decisions
 PRIOR_COUNT = 2  # what a counter's beginning is worth, in decisions
-LEARNING = 6
+LEARNING = [max(2, 32_000 // (1000 + n)) for n in range(16_000)]  # of the weights, after n decisions
 PROBABILITY = 22  # bits of a counter's probability
 WIDTH = 32  # bits of the range coder's interval
 
@@ -94,7 +98,7 @@ class Decoder:
     def code(self, probability: int, bit: int = 0) -> int:
         """The next bit, which is 1 with the probability, in 1 / 65536. Raises CodingError beyond the content's end."""
         part = self.width * probability >> 16
-        bit = self.value < part
+        bit = int(self.value < part)
         if bit:
             self.width = part
         else:
@@ -106,7 +110,7 @@ class Decoder:
             if self.at > len(self.content) + WIDTH // 8:
                 raise CodingError("the content ends before all is decoded; it is truncated or damaged")
             self.width <<= 8
-        return int(bit)
+        return bit
 
     def position(self) -> float:
         """Bits that all decisions until now are worth: -log2 of the interval's share of all."""
@@ -115,36 +119,47 @@ class Decoder:
     def finish(self) -> None:
         """Raise CodingError if there is content that no decision needed."""
         if self.at < len(self.content):
-            raise CodingError(f"{len(self.content) - self.at:,} bytes are left when all is decoded; damaged")
+            raise CodingError(
+                f"{len(self.content) - self.at:,} bytes are left when all is decoded; the content is damaged"
+            )
 
 
 @cache
-def _tables() -> tuple[list[int], list[int], list[int], list[list[int]]]:
+def _tables() -> tuple:
     """squash, stretch, means, priors. decimal's exp is rounded correctly, on every computer alike."""
     exact = Context(prec=30)
     squash = [int(65536 / (1 + exact.exp(Decimal(2048 - x) / 176))) for x in range(4096)]  # 176: to ln(p/(1-p)) = 11.6
     squash = [min(max(p, 1), 65535) for p in squash]
     stretch = [min(max(bisect(squash, 16 * p + 8), 1), 4095) - 2048 for p in range(4096)]
-    means, priors = [], []
-    for quarter in range(-18, 24):  # spreads of a logistic distribution, each 2^(1/4) times the one before
+    means, narrow, wide = [], [], []
+    for quarter in range(-18, 57):  # spreads of a logistic distribution, each 2^(1/4) times the one before
         spread = exact.exp(Decimal(quarter) / 4 * exact.ln(Decimal(2)))
-        # of a distribution with the shares 1 / (1 + exp(-x / spread)) below x, the share with |x| rounded to k or more
-        above = [1 if k == 0 else 2 / (1 + exact.exp((k - Decimal("0.5")) / spread)) for k in range(200)]
-        means.append(int(sum(above[1:]) * (1 << MEAN_BITS)))
-        chances = [above[1], Decimal("0.5"), *(above[k + 1] / above[k] for k in range(1, UNARY + 1))]
-        priors.append([min(max(int(p * (1 << PROBABILITY)), 64), (1 << PROBABILITY) - 64) for p in chances])
-    return squash, stretch, means, priors
+        # the share with |x| rounded to k or more
+        above = [2 / (1 + exact.exp((k - Decimal("0.5")) / spread)) for k in range(1, 41)]
+        far = [2 / (1 + exact.exp((2**b - Decimal("0.5")) / spread)) for b in range(DECISIONS - 1)]
+        mean = sum(above) if quarter < 8 else spread * 2 * exact.ln(Decimal(2))
+        means.append(int(mean * (1 << MEAN_BITS)))
+        narrow.append(_chances(above[: UNARY + 1]))
+        wide.append(_chances(far))
+    return squash, stretch, means, (narrow, wide)
+
+
+def _chances(above: list[Decimal]) -> list[int]:
+    """Probabilities of the decisions: not zero, below zero, and each further one where the one before was yes."""
+    chances = [above[0], Decimal("0.5"), *(b / a for a, b in pairwise(above))]
+    return [min(max(int(p * (1 << PROBABILITY)), 64), (1 << PROBABILITY) - 64) for p in chances]
 
 
 class _Model:
-    """Counters and the weights of their mixture; `code` predicts a decision, codes it, and learns from it."""
+    """Counters and the weights of their mixture; each method codes something and learns from it."""
 
-    def __init__(self, coder: Encoder | Decoder, inputs: int):
-        self.coder, self.inputs = coder, inputs
+    def __init__(self, coder: Encoder | Decoder):
+        self.coder = coder
         self.probabilities, self.counts = [], []
-        self.weights = [[(1 << 16) * 13 // (10 * inputs)] * inputs for _ in range(DECISIONS)]
+        self.weights = [[(1 << 16) * 13 // (10 * INPUTS)] * INPUTS for _ in range(DECISIONS)]
+        self.seen = [0] * DECISIONS
         self.squash, self.stretch, self.means, self.priors = _tables()
-        self.escape = self.counters(1 + 8 * (WIDEST + 1))
+        self.escapes = self.counters(8 * (WIDEST + 2))
 
     def counters(self, number: int) -> int:
         """Room for so many new counters; the first one's place."""
@@ -153,139 +168,147 @@ class _Model:
         self.probabilities += [0] * number
         return first
 
-    def code(self, decision: int, places: list[int], prior: int, bit: int) -> int:
-        """Code a decision; `places` of its counters, and the `prior` probability that one begins with."""
+    def decide(self, decision: int, places: list[int], prior: list[int], bit: int) -> int:
+        """Code a decision by a mixture.
+
+        places   where the groups of counters begin, each with one for the decision
+        prior    for each decision the probability that a counter begins with
+        """
         probabilities, counts, stretch = self.probabilities, self.counts, self.stretch
+        places = [place + decision for place in places]
         for i in places:
             if not counts[i]:
-                counts[i], probabilities[i] = PRIOR_COUNT, prior
+                counts[i], probabilities[i] = PRIOR_COUNT, prior[decision]
         inputs = [stretch[probabilities[i] >> PROBABILITY - 12] for i in places]
         weights = self.weights[decision]
         x = sum(map(mul, weights, inputs)) + 0x8000 >> 16
         probability = self.squash[min(max(x, -2047), 2047) + 2048]
         bit = self.coder.code(probability, bit)
-        error = ((bit << 16) - probability) * LEARNING
-        self.weights[decision] = [w + (error * s + 0x8000 >> 16) for w, s in zip(weights, inputs, strict=True)]
+        seen = self.seen[decision]
+        self.seen[decision] = min(seen + 1, len(LEARNING) - 1)
+        error = ((bit << 16) - probability) * LEARNING[seen]
+        self.weights[decision] = [w + (error * x + 0x80000 >> 20) for w, x in zip(weights, inputs, strict=True)]
         target = bit << PROBABILITY
         for i in places:
             n = counts[i]
             probabilities[i] += (target - probabilities[i]) * RATES[n] >> 16
-            if n < 255:
+            if n < 1023:
                 counts[i] = n + 1
         return bit
 
     def bit(self, place: int, bit: int) -> int:
         """Code a decision by one counter alone."""
         counts, probabilities = self.counts, self.probabilities
-        if not counts[place]:
-            probabilities[place] = 1 << PROBABILITY - 1
         n = counts[place]
+        if n == 0:
+            probabilities[place] = 1 << PROBABILITY - 1
         bit = self.coder.code(min(max(probabilities[place] >> PROBABILITY - 16, 1), 65535), bit)
         probabilities[place] += ((bit << PROBABILITY) - probabilities[place]) * RATES[n] >> 16
-        counts[place] = min(n + 1, 255)
+        counts[place] = min(n + 1, 1023)
         return bit
 
     def large(self, value: int) -> int:
-        """Code a number from 1 on: the number of its bits, then these; the first two below the highest are counted."""
+        """Code a number from 1 on: how many bits it has, then these."""
         bits = 1
-        while self.bit(self.escape + 8 * bits, value.bit_length() > bits):
+        while self.bit(self.escapes + 8 * bits, value.bit_length() > bits):
             bits += 1
-            if bits > WIDEST + 1:
+            if bits > WIDEST:
                 raise CodingError("a number above 64 bits; the content is damaged")
+        return self.below(self.escapes, bits, value)
+
+    def below(self, first: int, bits: int, value: int) -> int:
+        """Code what is below the highest bit of a number; the first two have counters, from place `first` on."""
         found = 1
         for j in reversed(range(bits - 1)):
             bit = value >> j & 1
-            if bits - 2 - j < 2:
-                bit = self.bit(self.escape + 8 * bits + (found if bits - 2 - j else 0) + 1, bit)
-            else:
-                bit = self.coder.code(1 << 15, bit)
+            bit = self.bit(first + 8 * bits + found, bit) if found < 4 else self.coder.code(1 << 15, bit)
             found = found << 1 | bit
         return found
 
+    def unary(self, places: list[int], prior: list[int], magnitude: int) -> int:
+        """Code a magnitude from 1 on: above 1, above 2 ...?"""
+        for m in range(1, UNARY + 1):
+            if not self.decide(m + 1, places, prior, magnitude > m):
+                return m
+        return UNARY + self.large(magnitude - UNARY)
+
+    def binary(self, places: list[int], prior: list[int], magnitude: int, first: int) -> int:
+        """Code a magnitude from 1 on: more bits than 1, than 2 ...? And the bits below the highest."""
+        for bits in range(1, UNARY + 1):
+            if not self.decide(bits + 1, places, prior, magnitude >> bits > 0):
+                return self.below(first, bits, magnitude)
+        return self.large(magnitude >> UNARY) << UNARY | self._plain(magnitude & (1 << UNARY) - 1)
+
+    def _plain(self, value: int) -> int:
+        return sum(self.coder.code(1 << 15, value >> j & 1) << j for j in range(UNARY))
+
 
 def _size(mean: int) -> int:
-    """A mean of magnitudes, of MEAN_BITS after the point, in steps of half an octave."""
-    return 0 if mean == 0 else min(2 * mean.bit_length() + (mean >> mean.bit_length() - 2 & 1 if mean > 1 else 0), 23)
-
-
-SIZES = 24
+    """A mean of magnitudes in half octaves: its bits, and the first of them below the highest."""
+    bits = mean.bit_length()
+    return min(2 * bits + (mean >> bits - 2 & 1), SIZES - 1) if bits > 1 else bits
 
 
 def _code(coder: Encoder | Decoder, shapes: Sequence[tuple[int, ...]], tensors: Sequence[list[int]] | None):
-    """Code the tensors' values, or decode them; lists of values."""
-    model = _Model(coder, 7)
-    code, means, priors = model.code, model.means, model.priors
-    places_shared = model.counters(len(means) * DECISIONS)
-    done, marks = [], [coder.position()]
+    """Code the tensors' values, or decode them where there are none: lists of values, and the bits of each.
+
+    Tensors are of three kinds: with two axes or more; the first with one axis after those; the others with one.
+    Kinds, and wide and narrow tensors, have statistics of their own.
+    """
+    model = _Model(coder)
+    means, decide = model.means, model.decide
+    groups = {}  # by kind and wide: places of the counters by spread, taps, column and row, and the last mean
+    modes, mantissas = model.counters(3), [model.counters(8 * (WIDEST + 2)) for _ in range(3)]
+    kind, done, marks = 0, [], [coder.position()]
     for number, shape in enumerate(shapes):
-        size = math.prod(shape)
-        columns = shape[-1] if shape else 1
+        size, columns = math.prod(shape), shape[-1] if shape else 1
         values = tensors[number] if tensors is not None else None
-        up = columns
-        if len(shape) == 4:
-            left_tap, up_tap = columns * shape[2], columns * shape[2] * shape[1]
-        else:
-            left_tap = up_tap = 0
+        kind = 0 if len(shape) > 1 else min(kind + 1, 2)
+        wide = model.bit(modes + kind, sum(map(abs, values)) > WIDE * size if values else 0)
+        if (kind, wide) not in groups:
+            numbers = (len(means), 64, SIZES, SIZES)
+            groups[kind, wide] = [*(model.counters(n * DECISIONS) for n in numbers), FIRST_MEAN[wide]]
+        by_spread, by_taps, by_column, by_row, total = groups[kind, wide]
         own = model.counters(DECISIONS)
-        near = model.counters(49 * DECISIONS)
-        vertical = model.counters(64 * DECISIONS)
-        by_column = model.counters(SIZES * DECISIONS)
-        by_row = model.counters(SIZES * DECISIONS)
-        both = model.counters(100 * DECISIONS)
-        result, magnitudes = [], []
-        column_sums, column_hits = [], []
-        total, row_sum, row_hits, row, column = 96, 0, 0, 0, 0
+        # of a convolution's kernel (height, width, inputs, outputs): how far back its neighbours in the image are
+        left, up = (math.prod(shape[2:]), math.prod(shape[1:])) if len(shape) == 4 else (size, size)
+        result, magnitudes, sums, row_sum, row, column = [], [], [], 0, 0, 0
         for i in range(size):
-            mean = total // (i + 1)
-            spread = min(bisect(means, mean), len(means) - 1)
             if not row:  # not before: a false shape is only as long as the content makes it
-                column_sums.append(0)
-                column_hits.append(0)
-            a = magnitudes[-1] if i else 0
-            b = magnitudes[-2] if i > 1 else 0
-            u = magnitudes[i - up] if row else 0
-            t = magnitudes[i - left_tap] if left_tap and i >= left_tap else 0
-            v = magnitudes[i - up_tap] if up_tap and i >= up_tap else 0
-            c = _size((column_sums[column] * 2 + 1) * 64 // (2 * row + 2))
-            r = _size((row_sum * 2 + 1) * 64 // (2 * column + 2))
+                sums.append(0)
+            spread = min(bisect(means, total // (i + 1)), len(means) - 1)
+            above = min(magnitudes[-columns], 3) if row else 0
+            if i >= left:
+                above += 4 * min(magnitudes[-left], 3) + (16 * min(magnitudes[-up], 3) if i >= up else 0)
             places = [
                 own,
-                places_shared + spread * DECISIONS,
-                near + (min(a, 6) * 7 + min(b, 6)) * DECISIONS,
-                vertical + (min(u, 3) * 16 + min(t, 3) * 4 + min(v, 3)) * DECISIONS,
-                by_column + c * DECISIONS,
-                by_row + r * DECISIONS,
-                both + (min(column_hits[column], 9) * 10 + min(row_hits, 9)) * DECISIONS,
+                by_spread + spread * DECISIONS,
+                by_taps + above * DECISIONS,
+                by_column + _size((2 * sums[column] + 1 << MEAN_BITS) // (2 * row + 2)) * DECISIONS,
+                by_row + _size((2 * row_sum + 1 << MEAN_BITS) // (2 * column + 2)) * DECISIONS,
             ]
-            prior = priors[spread]
+            prior = model.priors[wide][spread]
             value = values[i] if values is not None else 0
-            if code(0, places, prior[0], int(value != 0)):
-                sign = code(1, [p + 1 for p in places], prior[1], int(value < 0))
-                left, magnitude = abs(value), 1
-                while magnitude <= UNARY:
-                    d = magnitude + 1
-                    if not code(d, [p + d for p in places], prior[d], int(left > magnitude)):
-                        break
-                    magnitude += 1
+            magnitude = 0
+            if decide(0, places, prior, value != 0):
+                negative = decide(1, places, prior, value < 0)
+                if wide:
+                    magnitude = model.binary(places, prior, abs(value), mantissas[kind])
                 else:
-                    magnitude = UNARY + model.large(left - UNARY)
-                value = -magnitude if sign else magnitude
-                magnitudes.append(magnitude)
+                    magnitude = model.unary(places, prior, abs(value))
+                value = -magnitude if negative else magnitude
                 total += magnitude << MEAN_BITS
-                column_sums[column] += magnitude
+                sums[column] += magnitude
                 row_sum += magnitude
-                column_hits[column] += 1
-                row_hits += 1
-            else:
-                value = 0
-                magnitudes.append(0)
+            magnitudes.append(magnitude)
             result.append(value)
             column += 1
             if column == columns:
-                column, row, row_sum, row_hits = 0, row + 1, 0, 0
+                column, row, row_sum = 0, row + 1, 0
+        groups[kind, wide][-1] = total // (size + 1)
         done.append(result)
         marks.append(coder.position())
-    return done, [b - a for a, b in pairwise(marks)]
+    return done, [after - before for before, after in pairwise(marks)]
 
 
 def write(out: Writer, tensors: Sequence[np.ndarray]) -> list[float]:

@@ -13,9 +13,9 @@
     ...    how many layers + 1: number
            for each layer
     3      kind: 0 conv, 1 separable, 2 dense, 3 max_pool, 4 mean_pool, 5 global_mean, 6 flatten
-    ...    conv, separable: units: size; 1 bit usual: kernel 3, stride 1, ReLU, not residual, once; 1 bit same;
+    ...    conv, separable: units: size; 1 bit usual: kernel 3, stride 1, ReLU, not residual, once; then 1 bit same and
            1 bit gain. After usual = 0: kernel, stride: number each; 1 bit ReLU, 1 bit residual; times: number
-    ...    dense: units: size; 1 bit ReLU; 1 bit gain
+    ...    dense: units: size; 1 bit ReLU, 1 bit gain
     ...    max_pool, mean_pool: kernel: number
            for each tensor
     1      0: step, 1: codebook
@@ -34,7 +34,7 @@ refused: whatever changes in the above, or in the models of `contexts`, makes a 
 >>> tensors = tuple(Tensor(c, 2.0**-3) for c in codes)
 >>> content = dumps(Network((1, 3, 1), (Layer("flatten"), Layer("dense", 2)), tensors))
 >>> len(content), loads(content).tensors[0].values[0].tolist()
-(16, [-0.375, -0.25])
+(17, [-0.375, -0.25])
 """
 
 from __future__ import annotations
@@ -97,7 +97,8 @@ def breakdown(network: Network, code: str = "contexts", gaps: str | None = None)
     """Bits of each part of the file: 'header' (magic, version, checksum), 'layers', 'steps' (and codebooks), each
     tensor by number and shape, and 'end' (to fill the last byte). Their sum is that of the file.
 
-    In contexts a tensor's bits are what its decisions are worth, -log2 of their probabilities.
+    In contexts a tensor's bits are what its decisions are worth, -log2 of their probabilities; the end may then be
+    less than 0 by what the coder's last number saves.
     """
     return _dump(network, code, gaps)[1]
 
@@ -266,7 +267,7 @@ def _write_layer(out: Writer, layer: Layer, number: int) -> None:
         _write_size(out, layer.units)
         out.fixed(layer.relu, 1)
         out.fixed(layer.gain, 1)
-        kept = Layer("dense", layer.units, gain=layer.gain, relu=layer.relu)
+        kept = Layer("dense", layer.units, relu=layer.relu, gain=layer.gain)
     elif layer.kind in ("max_pool", "mean_pool"):
         out.gamma([layer.kernel])
         kept = Layer(layer.kind, kernel=layer.kernel)
@@ -288,8 +289,7 @@ def _read_layer(back: Reader) -> Layer:
         kernel, stride, relu, residual = back.gamma(), back.gamma(), bool(back.fixed(1)), bool(back.fixed(1))
         return Layer(kind, units, kernel, stride, same, gain, relu, residual, back.gamma())
     if kind == "dense":
-        units, relu = _read_size(back), bool(back.fixed(1))
-        return Layer(kind, units, gain=bool(back.fixed(1)), relu=relu)
+        return Layer(kind, _read_size(back), relu=bool(back.fixed(1)), gain=bool(back.fixed(1)))
     return Layer(kind, kernel=back.gamma()) if kind in ("max_pool", "mean_pool") else Layer(kind)
 
 

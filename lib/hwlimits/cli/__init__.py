@@ -16,7 +16,8 @@ from typing import Annotated
 import typer
 
 from hwlimits import __version__
-from hwlimits.cli import terminal
+from hwlimits.cli import sweeping, terminal
+from hwlimits.cli.options import Batch, Json, Length, Model
 from hwlimits.cli.terminal import CliError, note
 from hwlimits.units import quantity
 
@@ -42,7 +43,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for another program.")]
 
 
 def _version(asked: bool) -> None:
@@ -200,11 +200,6 @@ def cost(
         note(found.hint)
     terminal.write_json(found.record()) if as_json else terminal.write_cost(found)
     bounds.check_complete(model, found.count)
-
-
-Model = Annotated[str, typer.Argument(help="A .keras, .h5 or .tflite file, or a name of the zoo.")]
-Batch = Annotated[int, typer.Option(min=1, help="Examples in one call.")]
-Length = Annotated[int | None, typer.Option(min=1, help="Every length that the model leaves open, such as tokens.")]
 
 
 @app.command()
@@ -378,6 +373,26 @@ def _draw(each: list, median, path: Path) -> None:
     except OSError as error:
         raise CliError(f"the plot can't be written to {path}: {error.strerror}") from None
     note(f"the plot is in {path}")
+
+
+app.command()(sweeping.sweep)
+
+
+@app.command()
+def evaluate(
+    file: Annotated[Path, typer.Argument(metavar="FILE.hwz", help="A compressed network.")],
+    as_json: Json = False,
+) -> None:
+    """What an .hwz file holds, where its bytes are, and its error on MNIST's test images.
+
+    The answers come from the file alone.
+
+    Example: hwlimits evaluate small.hwz
+    """
+    from hwlimits.cli import evaluating
+
+    found = evaluating.look(file)
+    terminal.write_json(found.record()) if as_json else evaluating.write(found, file)
 
 
 def main() -> None:

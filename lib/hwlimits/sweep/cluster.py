@@ -39,7 +39,7 @@ def local(workers: int | None, tasks: int) -> Iterator:
                 threads_per_worker=1,
                 processes=True,
                 host="127.0.0.1",
-                dashboard_address=None,
+                dashboard_address="127.0.0.1:0",  # any free port: with None it is 8787, which may be taken
                 memory_limit=0,
                 silence_logs=logging.CRITICAL,
                 env=worker.ONE_THREAD,
@@ -50,8 +50,8 @@ def local(workers: int | None, tasks: int) -> Iterator:
             client.register_plugin(_plugin())
         except (OSError, RuntimeError, TimeoutError) as error:
             raise SweepError(
-                f"no workers could be started on this computer: {one_line(error)}. "
-                "In a program of your own, the call must stand below `if __name__ == '__main__':`"
+                f"no workers could be started on this computer ({one_line(error)}); in a program of your own, the call "
+                "must stand below `if __name__ == '__main__':`"
             ) from error
         try:
             yield client

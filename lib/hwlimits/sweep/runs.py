@@ -54,7 +54,7 @@ def run(
     missing = sweep.find()
     if missing:
         try:
-            with cluster.remote(scheduler) if scheduler else cluster.local(workers, len(missing)) as client:
+            with cluster.remote(scheduler) if scheduler is not None else cluster.local(workers, len(missing)) as client:
                 sweep.compute(client, missing, scheduler)
         except KeyboardInterrupt:
             sweep.say(f"interrupted: {sweep.count()}; the same call goes on from there")
@@ -106,8 +106,6 @@ class _Sweep:
             self.say(f"{len(killed)} whose workers died: each once more, with the cluster to itself")
             for key in run.drive(killed, alone=True):
                 self.fail(key, KILLED)
-        if address:
-            run.clear()
 
     def finish(self, key: str) -> None:
         """Tell of a result that is in the folder now."""
@@ -182,10 +180,6 @@ class _Run:
                     if isinstance(parcel, dict):
                         self._receive(key, parcel)
         return [key for key in missing if key not in self.sweep.done]
-
-    def clear(self) -> None:
-        """Let the workers remove what is written here."""
-        self._ask(worker.forget, list(self.sweep.done))
 
     def _points(self, keys: list[str]) -> list[tuple[str, str, dict]]:
         return [(key, self.sweep.name, self.sweep.points[key]) for key in keys]
@@ -291,6 +285,8 @@ class _Run:
             except OSError as error:
                 raise SweepError(f"a result can't be kept in {sweep.root}: {error.strerror or error}") from error
         sweep.finish(key)
+        if self.address:
+            self._ask(worker.forget, [key])
 
 
 def _span(seconds: float) -> str:

@@ -75,7 +75,7 @@ def read_grid(path: Path | str) -> tuple[str, list[dict]]:
     except OSError as error:
         raise SweepError(f"the grid file {path} can't be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise SweepError(f"the grid file {path} is no valid YAML: {one_line(error)}") from None
+        raise SweepError(f"the grid file {path} is no valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict) or "task" not in content or set(content) - _FILE_KEYS:
         raise SweepError(
             f"the grid file {path} must say `task: module:function`, and may say fixed, axes and points, nothing else"
@@ -93,7 +93,7 @@ def read_grid(path: Path | str) -> tuple[str, list[dict]]:
         if both := sorted(set(fixed) & set(point), key=str):
             raise SweepError(f"the grid file {path}: {both[0]!r} is fixed, and set elsewhere, too: leave one out")
     try:
-        task = task_name(content["task"])
+        task = task_name(str(content["task"]))
         return task, [plain({**fixed, **settings}) for settings in _combined(points, axes)]
     except SweepError as error:
         raise SweepError(f"the grid file {path}: {error}") from None
@@ -102,7 +102,7 @@ def read_grid(path: Path | str) -> tuple[str, list[dict]]:
 def _loader():
     import yaml
 
-    class Loader(yaml.SafeLoader):
+    class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
         """YAML in which a key given twice is an error, and 1e-3 a number, as in YAML 1.2."""
 
         def construct_mapping(self, node, deep=False):
@@ -173,7 +173,7 @@ def task_name(task: Callable | str) -> str:
     'json:dumps'
     """
     if not isinstance(task, str):
-        name = f"{getattr(task, '__module__', None)}:{getattr(task, '__qualname__', None)}"
+        name = f"{getattr(task, '__module__', '')}:{getattr(task, '__qualname__', '')}"
         if name.startswith("__main__:") or not _NAME.fullmatch(name) or find_task(name) is not task:
             raise SweepError(
                 f"the task {task!r} can't be imported by other processes: it must be a function at the top level of a "

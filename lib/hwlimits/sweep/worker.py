@@ -8,10 +8,9 @@ import os
 import platform
 import shutil
 import signal
-import sys
 import time
 import traceback
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -127,19 +126,14 @@ def _parcel(done: results.Done) -> dict:
 @contextmanager
 def _log(path: Path):
     """What this process and those that it starts print, in a file: results go to stdout, and progress to stderr."""
-    streams = [stream for stream in (sys.stdout, sys.stderr) if stream is not None]
     kept = [os.dup(number) for number in (1, 2)]
     try:
-        with open(path, "ab", buffering=0) as file:
-            for stream in streams:
-                stream.flush()
-            for number in (1, 2):
+        with open(path, "a", encoding="utf-8", errors="replace", buffering=1) as file:
+            for number in (1, 2):  # of libraries in C, and of processes that the task starts
                 os.dup2(file.fileno(), number)
-            yield
+            with redirect_stdout(file), redirect_stderr(file):
+                yield
     finally:
-        for stream in streams:
-            with suppress(OSError, ValueError):
-                stream.flush()
         for number, old in zip((1, 2), kept, strict=True):
             os.dup2(old, number)
             os.close(old)

@@ -17,6 +17,7 @@ from hwlimits.training.student import MOST_BITS, Student
 from hwlimits.training.variants import Variants
 
 BATCH = 128
+SETTLING = 200  # batches: the moving means forget what was before
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ class Settings:
                   as codes); learning_rate is that of the first two, quantized_rate and folded_rate of the others
     sparsity      share of all kernels' weights that the pruning phase makes zero; those stay that are largest beside
                   their own tensor's root mean square
-    bits          of a code; rate: loss for each bit of code, in 1 / 60,000: at 1 a bit of code is worth as much as a
-                  nat (1.44 bits) of the labels of 60,000 images
+    bits          of a kernel's code; bias_bits: of a gain's or a bias'
+    rate          loss for each bit of the kernels' codes, in nats of all 60,000 images together
     temperature   of the teacher's answers; teacher: their weight in the loss (0: labels alone)
     plain_share   of the images that are seen as they are
     damping       loss for each squared distance of a weight to its code, in steps; keeps weights from going back and
@@ -53,11 +54,12 @@ class Settings:
     folded_epochs: int = 0
     folded_rate: float = 1e-3
     damping: float = 0.0
+    bias_bits: int = 5
     seed: int = 0
 
     def __post_init__(self):
         whole = dict.fromkeys(("epochs", "pruning_epochs", "quantized_epochs", "folded_epochs", "seed"), (0, np.inf))
-        for name, (low, high) in (whole | {"bits": (2, MOST_BITS)}).items():
+        for name, (low, high) in (whole | dict.fromkeys(("bits", "bias_bits"), (2, MOST_BITS))).items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, Integral) or not low <= value <= high:
                 raise ValueError(f"Settings({name}={value!r}): must be a whole number {_range(low, high)}")
@@ -109,11 +111,25 @@ def train(
         if name == "quantize":
             student.quantize(settings.bits)
         if name == "fold":
-            student.fold()
+            if student.norms and not (folder / "fold.npz").exists():
+                _settle(student, settings, variants, done, learn)
+            student.fold(settings.bias_bits)
         if epochs:
             _phase(settings, student, name, epochs, rate, done, variants, learn, folder, at_epoch)
         done += epochs
     return student
+
+
+def _settle(student: Student, settings: Settings, variants: Variants, epoch: int, learn: int) -> None:
+    """Take the normalisation's means and variances anew, of the codes as they are.
+
+    Codes go back and forth from step to step, and a moving mean over these is that of no network. Source: Nagel et
+    al., "Overcoming oscillations in quantization-aware training" (2022, arXiv 2203.11086), section 3.3.
+    """
+    images, _, _ = variants.epoch(settings.seed, epoch, settings.plain_share, learn)
+    for start in range(0, min(len(images), SETTLING * BATCH), BATCH):
+        part = images[start : start + BATCH].reshape(-1, *student.input_shape)
+        student.logits(tf.constant(part, tf.float32) / 255.0, training=True)
 
 
 def _phase(settings, student, name, epochs, rate, done, variants, learn, folder, at_epoch):

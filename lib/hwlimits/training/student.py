@@ -22,7 +22,6 @@ from hwlimits.training.keras import tf
 
 STEPS_PER_OCTAVE = 8  # a step is 2**(k / 8)
 SLOWNESS = 10.0  # a step moves all codes of its tensor: its logarithm is learnt so many times slower than a weight
-BIAS_BITS = 5
 MOST_BITS = 16  # a float32 tells such codes apart
 MOMENTUM, EPSILON = 0.95, 1e-3
 WEIGHTED = ("conv", "separable", "dense")
@@ -43,7 +42,7 @@ class Student(tf.Module):
     def __init__(self, input_shape: Sequence[int], layers: Sequence[Layer], seed: int):
         super().__init__()
         self.input_shape, self.layers = tuple(input_shape), tuple(layers)
-        self.quantized, self.folded, self.bits = False, False, 32
+        self.quantized, self.folded, self.bits, self.bias_bits = False, False, 32, 32
         rng = np.random.default_rng(seed)
         self.values, self.masks, self.log_steps = [], [], []
         for shape in tensor_shapes(input_shape, layers):
@@ -105,8 +104,7 @@ class Student(tf.Module):
 
         Raises ValueError for bits outside 2 to 16.
         """
-        if isinstance(bits, bool) or not isinstance(bits, Integral) or not 2 <= bits <= MOST_BITS:
-            raise ValueError(f"quantize(bits={bits!r}): must be a whole number from 2 to {MOST_BITS}")
+        _check_bits("quantize", bits)
         self.quantized, self.bits = True, bits
         for i, value in enumerate(self.values):
             if value.shape.rank > 1:
@@ -115,14 +113,15 @@ class Student(tf.Module):
                 step = 2 * used.mean() / self._highest(i) ** 0.5 if used.size else 1.0
                 self.log_steps[i].assign(SLOWNESS * np.log2(step).astype(np.float32))
 
-    def fold(self) -> None:
-        """Put the normalisation into gains and biases, and let these go forward as codes of 5 bits; once.
+    def fold(self, bits: int) -> None:
+        """Put the normalisation into gains and biases, and let these go forward as codes of so many bits; once.
 
-        Raises ValueError the second time: the normalisation would be put in twice.
+        Raises ValueError for bits outside 2 to 16, and the second time: the normalisation would be put in twice.
         """
+        _check_bits("fold", bits)
         if self.folded:
             raise ValueError("fold(): this student is folded already; a student is folded once")
-        self.folded, norms = True, iter(self.norms)
+        self.folded, self.bias_bits, norms = True, bits, iter(self.norms)
         for _, kernels, gain, bias in self._weighted():
             if gain is not None:
                 mean, variance = next(norms)
@@ -137,7 +136,7 @@ class Student(tf.Module):
                 self.log_steps[i].assign(SLOWNESS * eighths / STEPS_PER_OCTAVE)
 
     def _round_step(self, i: int, gain: int) -> float:
-        """Round the step of a kernel to eighths of an octave, with the same codes; by what the kernel grew."""
+        """Round the step of a kernel to eighths of an octave, and keep its codes; returns by what the kernel grew."""
         eighths = float(self.log_steps[i]) / SLOWNESS * STEPS_PER_OCTAVE
         growth = 2.0 ** ((round(eighths) - eighths) / STEPS_PER_OCTAVE)
         self.log_steps[i].assign(round(eighths) / STEPS_PER_OCTAVE * SLOWNESS)
@@ -173,7 +172,7 @@ class Student(tf.Module):
         return self.quantized and (self.folded or self.values[i].shape.rank > 1)
 
     def _highest(self, i: int) -> int:
-        return 2 ** ((BIAS_BITS if self.values[i].shape.rank == 1 else self.bits) - 1) - 1
+        return 2 ** ((self.bias_bits if self.values[i].shape.rank == 1 else self.bits) - 1) - 1
 
     def _eighths(self, i: int) -> tf.Tensor:
         """log2 of the step, in eighths; not rounded."""
@@ -218,6 +217,11 @@ class Student(tf.Module):
                     y = y + x if layer.residual else y
                     x = tf.nn.relu(y) if layer.relu else y
         return x
+
+
+def _check_bits(function: str, bits: int) -> None:
+    if isinstance(bits, bool) or not isinstance(bits, Integral) or not 2 <= bits <= MOST_BITS:
+        raise ValueError(f"{function}(bits={bits!r}): must be a whole number from 2 to {MOST_BITS}")
 
 
 def _drawn(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
