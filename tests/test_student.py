@@ -70,7 +70,7 @@ def test_a_float_student_answers_as_keras_layers_do_and_its_moving_means_move_as
     )  # fmt: skip
     values = [value.numpy() for value in student.values]
     moving = [[part.numpy() for part in norm] for norm in student.norms]
-    values[3] = values[3][..., None]  # Keras has a multiplier's axis
+    values[3], values[4] = values[3][..., None], values[4][None, None]  # Keras has axes for a multiplier and for 1 x 1
     model.set_weights([values[0], *values[1:3], *moving[0], *values[3:5], *values[5:7], *moving[1], *values[7:]])
     x = images((13, 14, 2))
     assert student.logits(x).numpy() == pytest.approx(model(x).numpy(), rel=1e-4, abs=1e-4)
