@@ -123,6 +123,7 @@ def test_the_smallest_weights_beside_their_tensor_s_go(sparsity):
     scores = np.concatenate([(np.abs(v) / np.sqrt((v**2).mean())).ravel() for v in values])
     masks = np.concatenate([student.masks[i].numpy().ravel() for i in (0, 3)])
     assert (masks == 0).sum() == pytest.approx(sparsity * masks.size, abs=1)
+    assert sparsity or masks.all()
     if sparsity:
         assert scores[masks == 0].max() <= scores[masks == 1].min()
     for i in (1, 2, 4):
