@@ -323,7 +323,9 @@ def test_a_sweep_on_this_computer(tmp_path, log, monkeypatch):
     assert f"2 of 8 tasks of {TASK} failed: {asked[3]}: ValueError" in str(error.value)
     assert f"6 results are kept in {tmp_path / 'r'}, and the same call tries only what failed again" in str(error.value)
     counts = {n: executions(log, n) for n in (0, 1, 3, 5, *other)}
-    assert counts == {0: 1, 1: 1, 3: 1, 5: 1, 10: 2, 12: 2, 13: 2, 14: 2}
+    # what failed may be lost with a worker that dies before it is fetched; what is finished is not
+    assert counts.pop(10) in (2, 3)
+    assert counts == {0: 1, 1: 1, 3: 1, 5: 1, 12: 2, 13: 2, 14: 2}
     assert sum("done" in line and "FAILED" not in line for line in told) == 6
     assert any(line.startswith("6 of 8 done, 2 failed, 0 to go, after ") for line in told)
     (failure,) = {Path(str(error.value).rsplit(" ", 1)[1])}

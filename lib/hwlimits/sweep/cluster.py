@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from urllib.parse import urlsplit
 
 from hwlimits.machine.processor import usable_cores
 from hwlimits.sweep import worker
@@ -32,7 +34,7 @@ def local(workers: int | None, tasks: int) -> Iterator:
         "distributed.nanny.pre-spawn-environ": {},  # would stay in this process's environment
         "distributed.worker.daemon": False,  # a task may start processes
     }
-    with _quiet(), dask.config.set(settings), ExitStack() as stack:
+    with _environment_kept(), _quiet(), dask.config.set(settings), ExitStack() as stack:
         try:
             cluster = LocalCluster(
                 n_workers=min(workers or usable_cores(), tasks),
@@ -90,6 +92,7 @@ def remote(address: str) -> Iterator:
 
     with _quiet():
         try:
+            _expect_answer(address)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # on other versions: they are looked at more closely soon
                 client = Client(address, timeout=ANSWER_WITHIN_S, set_as_default=False)
@@ -101,6 +104,30 @@ def remote(address: str) -> Iterator:
             ) from None
         with client:
             yield client
+
+
+def _expect_answer(address: str) -> None:
+    """Raise OSError or TimeoutError if something listens there and says nothing: distributed would wait for ever.
+
+    A scheduler greets whoever connects. Other protocols than TCP wait for a greeting; these are left to distributed.
+    """
+    parts = urlsplit(address)
+    if parts.scheme == "tcp" and parts.hostname and parts.port:
+        with socket.create_connection((parts.hostname, parts.port), timeout=ANSWER_WITHIN_S) as connection:
+            if not connection.recv(1):
+                raise ConnectionError("what listens there hung up")
+
+
+@contextmanager
+def _environment_kept() -> Iterator[None]:
+    """Undo what distributed adds to this process's environment for its workers (PYTHONHASHSEED, __DASK_PARENT_PID)."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in set(os.environ) - set(before):
+            del os.environ[name]
+        os.environ.update(before)
 
 
 @contextmanager

@@ -16,8 +16,8 @@ from numbers import Integral
 
 import numpy as np
 
+from hwlimits import hwz
 from hwlimits.compressed import Layer, Network, Tensor, tensor_shapes
-from hwlimits.hwz import grid_step
 from hwlimits.training.keras import tf
 
 STEPS_PER_OCTAVE = 8  # a step is 2**(k / 8)
@@ -157,7 +157,8 @@ class Student(tf.Module):
                     eighths[gain] += eighths[i]
                     eighths[i] = 0
         codes = [np.round(self._coded(i)[1].numpy()).astype(np.int64) for i in range(len(self.values))]
-        return Network(self.input_shape, self.layers, tuple(map(Tensor, codes, map(grid_step, eighths))))
+        steps = [hwz.grid_step(k) for k in eighths]
+        return Network(self.input_shape, self.layers, tuple(map(Tensor, codes, steps)))
 
     def _weighted(self):
         """Each layer that has weights, with where its kernels, its gain (or None) and its bias are."""
