@@ -61,8 +61,16 @@ class Student(tf.Module):
                 self._normalised_kernels.update(kernels)
 
     def trainable(self) -> list[tf.Variable]:
-        """What the present form learns."""
-        return [*self.values, *self.log_steps] if self.quantized else list(self.values)
+        """What the present form learns.
+
+        Where there was a normalisation, folding ends the learning of kernels: without it, a code that goes to and fro
+        moves all that comes after it, and the errors with it.
+        """
+        if not self.quantized:
+            return list(self.values)
+        ended = self.folded and self.norms
+        learnt = [i for i, value in enumerate(self.values) if not ended or value.shape.rank == 1]
+        return [*(self.values[i] for i in learnt), *(self.log_steps[i] for i in learnt)]
 
     def logits(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         """(n, classes) for images float32 (n, height, width, channels) in [0, 1].
