@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import special
 
-from hwlimits.training.distill import Teacher, softened
+from hwlimits.training.distill import Teacher, loss_of_logits, softened
 from hwlimits.training.keras import keras, tf
 
 
@@ -82,3 +82,14 @@ def test_softened_and_a_teacher_refuse_what_is_no_temperature(model, temperature
         softened(np.array([[0.5, 0.5]]), temperature)
     with pytest.raises(ValueError, match=r"Teacher\(temperature=.*\): must be a number above 0"):
         Teacher(model, temperature)
+
+
+@pytest.mark.parametrize(("temperature", "weight"), [(1.0, 0.0), (1.0, 1.0), (4.0, 0.5)])
+def test_the_loss_of_logits_is_a_teacher_s(model, temperature, weight):
+    random = np.random.default_rng(2)
+    logits, taught = (random.standard_normal((6, 5)).astype(np.float32) * 3 for _ in range(2))
+    labels = random.integers(0, 5, 6)
+    targets = np.hstack([np.eye(5)[labels], softened(special.softmax(taught, axis=1), temperature)])
+    expected = Teacher(model, temperature, weight).loss(tf.constant(targets, tf.float32), tf.nn.softmax(logits))
+    found = loss_of_logits(labels, logits, taught, temperature, weight)
+    assert found.numpy() == pytest.approx(expected.numpy(), rel=1e-4)

@@ -23,7 +23,7 @@ def softened(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     >>> softened(np.array([[0.9, 0.1]]), 2.0).round(2)
     array([[0.75, 0.25]], dtype=float32)
     """
-    _check_temperature("softened", temperature)
+    check_temperature("softened", temperature)
     kept = np.maximum(probabilities, TINY).astype(np.float64)
     powers = (kept / kept.max(axis=1, keepdims=True)) ** (1 / temperature)  # the largest is 1: no row sums to 0
     return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
@@ -45,7 +45,7 @@ class Teacher:
     """
 
     def __init__(self, model: keras.Model, temperature: float = 4.0, weight: float = 0.5):
-        _check_temperature("Teacher", temperature)
+        check_temperature("Teacher", temperature)
         if not 0 <= weight <= 1:
             raise ValueError(f"Teacher(weight={weight}): it is a share of the loss, from 0 to 1")
         self.model, self.temperature, self.weight = model, float(temperature), float(weight)
@@ -65,7 +65,18 @@ class Teacher:
         return (1 - self.weight) * of_labels + self.weight * self.temperature**2 * of_answers
 
 
-def _check_temperature(function: str, temperature: float) -> None:
+def loss_of_logits(
+    labels: tf.Tensor, logits: tf.Tensor, teacher_logits: tf.Tensor, temperature: float, weight: float
+) -> tf.Tensor:
+    """`Teacher.loss` of each image, (n,), for networks that end in logits (n, classes); labels (n,) from 0 up."""
+    targets = tf.nn.softmax(teacher_logits / temperature)
+    of_labels = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+    of_answers = tf.nn.softmax_cross_entropy_with_logits(targets, logits / temperature)
+    return (1 - weight) * of_labels + weight * temperature**2 * of_answers
+
+
+def check_temperature(function: str, temperature: float) -> None:
+    """Raise ValueError, in the name of `function`, for what is not a number above 0."""
     if not isinstance(temperature, Real) or not 0 < temperature < np.inf:
         raise ValueError(
             f"{function}(temperature={temperature!r}): must be a number above 0; 1 leaves answers as they are"

@@ -18,8 +18,8 @@ import numpy as np
 import yaml
 from filelock import FileLock
 
+from hwlimits import coding, hwz
 from hwlimits import data as files
-from hwlimits import hwz
 from hwlimits.compressed import Layer, error_rate
 from hwlimits.machine import provenance
 from hwlimits.sweep import Result, run
@@ -76,17 +76,22 @@ def train(settings: dict, folder: Path) -> Result:
     """One point. `settings`: those of `Settings`, and `held_out` training images, `coding`, `source` of the images.
 
     With `held_out` 0 the error is of the test images, otherwise of those held out. The row names which.
+    Raises ValueError, before anything is trained, for settings that can't be.
     """
     settings = dict(settings)
-    held_out, coding = settings.pop("held_out", 0), settings.pop("coding", "contexts")
-    images = mnist.load(settings.pop("source", "best"))
-    _one_thread()
+    held_out, code = settings.pop("held_out", 0), settings.pop("coding", "contexts")
+    source = settings.pop("source", "best")
     chosen = Settings(**settings)
     layers = layers_of(chosen.architecture)
+    coding.check_code(code, None)
+    images = mnist.load(source)
+    if isinstance(held_out, bool) or not isinstance(held_out, int) or not 0 <= held_out < len(images.x_train):
+        raise ValueError(f"train(held_out={held_out!r}): there are {len(images.x_train):,} training images")
+    _one_thread()
     taught = _taught(images)
     learn = len(images.x_train) - held_out
     network = train_student(chosen, layers, taught, learn, folder).network()
-    content = hwz.dumps(network, code=coding)
+    content = hwz.dumps(network, code=code)
     network = hwz.loads(content)
     x, y = (images.x_train[learn:], images.y_train[learn:]) if held_out else (images.x_test, images.y_test)
     row = {
@@ -141,7 +146,10 @@ POINTS = {
 def measure(
     points: Sequence[str], seeds: Sequence[int] = SEEDS, held_out: int = 0, **sweep
 ) -> list[tuple[dict, bytes]]:
-    """The table's rows and their files, of points by name, trained on a cluster; `sweep` goes to `sweep.run`."""
+    """The table's rows and their files, of points by name, trained on a cluster; `sweep` goes to `sweep.run`.
+
+    With `held_out` training images 'test_error' and 'test_images' are of these. Raises SweepError as `run` does.
+    """
     settings = [dict(POINTS[name], seed=seed, held_out=held_out) for name in points for seed in seeds]
     named = [name for name in points for _ in seeds]
     found = []
@@ -211,6 +219,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if not options.held_out:
         provenance.require_clean_commit()
+        mnist.load("mnist")  # or an error now: the table is not of the sample
     made_by = provenance.provenance("make results-frontier", seeds=options.seeds)
     found = measure(
         options.points, options.seeds, options.held_out, folder=Path("build/frontier"), scheduler=options.scheduler

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
 
 import numpy as np
 
 from hwlimits.compressed import Layer
+from hwlimits.training import distill
 from hwlimits.training.keras import keras, tf
-from hwlimits.training.student import Student
+from hwlimits.training.student import MOST_BITS, Student
 from hwlimits.training.variants import Variants
 
 BATCH = 128
@@ -21,15 +23,20 @@ SETTLING = 200  # batches: the moving means forget what was before
 @dataclass(frozen=True)
 class Settings:
     """How a student is trained. The learning rates fall to 0 by half a cosine in each phase;
-    the rate of bits rises over the first half of the quantized one.
+    the rate of bits rises over the first half of the quantized one, damping over the second.
 
-    sparsity      share of all kernels' weights that the pruning phase makes zero, largest magnitudes kept
+    epochs        with float weights; then pruning_epochs, quantized_epochs (kernels as codes) and folded_epochs (all
+                  as codes); learning_rate is that of the first two, quantized_rate and folded_rate of the others
+    sparsity      share of all kernels' weights that the pruning phase makes zero; those stay that are largest beside
+                  their own tensor's root mean square
     bits          of a kernel's code; bias_bits: of a gain's or a bias'
     rate          loss for each bit of the kernels' codes, in nats of all 60,000 images together
     temperature   of the teacher's answers; teacher: their weight in the loss (0: labels alone)
     plain_share   of the images that are seen as they are
     damping       loss for each squared distance of a weight to its code, in steps; keeps weights from going back and
                   forth between two codes
+
+    Raises ValueError that names the setting, for one that can't be.
     """
 
     architecture: str
@@ -50,6 +57,28 @@ class Settings:
     bias_bits: int = 5
     seed: int = 0
 
+    def __post_init__(self):
+        whole = dict.fromkeys(("epochs", "pruning_epochs", "quantized_epochs", "folded_epochs", "seed"), (0, np.inf))
+        for name, (low, high) in (whole | dict.fromkeys(("bits", "bias_bits"), (2, MOST_BITS))).items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, Integral) or not low <= value <= high:
+                raise ValueError(f"Settings({name}={value!r}): must be a whole number {_range(low, high)}")
+        distill.check_temperature("Settings", self.temperature)
+        for name, high in (("teacher", 1), ("plain_share", 1), ("rate", np.inf), ("damping", np.inf)):
+            value = getattr(self, name)
+            if not isinstance(value, Real) or not 0 <= value <= high or value == np.inf:
+                raise ValueError(f"Settings({name}={value!r}): must be a number {_range(0, high)}")
+        for name in ("learning_rate", "quantized_rate", "folded_rate"):
+            value = getattr(self, name)
+            if not isinstance(value, Real) or not 0 < value < np.inf:
+                raise ValueError(f"Settings({name}={value!r}): must be a number above 0")
+        if not isinstance(self.sparsity, Real) or not 0 <= self.sparsity < 1:
+            raise ValueError(f"Settings(sparsity={self.sparsity!r}): must be a share from 0 up and below 1")
+        if self.sparsity and not self.pruning_epochs:
+            raise ValueError(
+                f"Settings(sparsity={self.sparsity}, pruning_epochs=0): nothing would be pruned; give it epochs"
+            )
+
 
 def train(
     settings: Settings,
@@ -60,7 +89,15 @@ def train(
     at_epoch: Callable[[str, int, Student], None] = lambda phase, epoch, student: None,
     input_shape: tuple[int, int, int] = (28, 28, 1),
 ) -> Student:
-    """A quantized student that learnt from the first `learn` images; resumes at the last whole epoch in `folder`."""
+    """A quantized and folded student that learnt from the first `learn` images.
+
+    folder     where each phase is kept after each epoch: the same call goes on from there
+    at_epoch   is given the phase, the epoch in it (from 0) and the student, after each epoch that is trained
+
+    Raises ValueError for more images than there are, and for a folder that has another training.
+    """
+    if isinstance(learn, bool) or not isinstance(learn, Integral) or not 0 < learn <= len(variants.labels):
+        raise ValueError(f"train(learn={learn!r}): there are {len(variants.labels):,} images; choose 1 or more of them")
     folder.mkdir(parents=True, exist_ok=True)
     student = Student(input_shape, layers, settings.seed)
     phases = [
@@ -74,7 +111,7 @@ def train(
         if name == "quantize":
             student.quantize(settings.bits)
         if name == "fold":
-            if not (folder / "fold.npz").exists():
+            if student.norms and not (folder / "fold.npz").exists():
                 _settle(student, settings, variants, done, learn)
             student.fold(settings.bias_bits)
         if epochs:
@@ -102,8 +139,8 @@ def _phase(settings, student, name, epochs, rate, done, variants, learn, folder,
     optimizer.build(trainable)
     state = [*student.variables, *optimizer.variables]
     saved = folder / f"{name}.npz"
-    start = _restore(saved, state)
-    run = _epoch_function(settings, student, optimizer, trainable, name, len(variants.answers[0, 0]))
+    start = _restore(saved, state, epochs)
+    run = _epoch_function(settings, student, optimizer, trainable)
     for epoch in range(start, epochs):
         if name == "prune":
             _prune(student, settings.sparsity * (1 - (1 - (epoch + 1) / epochs) ** 3))
@@ -118,21 +155,18 @@ def _phase(settings, student, name, epochs, rate, done, variants, learn, folder,
         at_epoch(name, epoch, student)
 
 
-def _epoch_function(settings, student, optimizer, trainable, name, classes):
-    temperature, weight = settings.temperature, settings.teacher
-
+def _epoch_function(settings, student, optimizer, trainable):
     @tf.function
     def epoch(images, labels, answers, rate, damping):
         count = tf.shape(images)[0]
         for start in tf.range(0, count, BATCH):
             part = slice(start, tf.minimum(start + BATCH, count))
             x = tf.cast(images[part], tf.float32) / 255.0
-            targets = tf.nn.softmax(tf.cast(answers[part], tf.float32) / temperature)
+            taught = tf.cast(answers[part], tf.float32)
             with tf.GradientTape() as tape:
                 logits = student.logits(x, training=True)
-                hard = tf.nn.sparse_softmax_cross_entropy_with_logits(labels[part], logits)
-                soft = tf.nn.softmax_cross_entropy_with_logits(targets, logits / temperature)
-                loss = tf.reduce_mean((1 - weight) * hard + weight * temperature**2 * soft)
+                losses = distill.loss_of_logits(labels[part], logits, taught, settings.temperature, settings.teacher)
+                loss = tf.reduce_mean(losses)
                 if student.quantized and settings.rate:
                     loss += rate * student.rate_bits()
                 if student.quantized and settings.damping:
@@ -145,9 +179,11 @@ def _epoch_function(settings, student, optimizer, trainable, name, classes):
 
 def _prune(student: Student, sparsity: float) -> None:
     """Masks of all kernels together: the share `sparsity` of the weights that are smallest beside their tensor's."""
+    if not sparsity:
+        return
     kernels = [i for i, value in enumerate(student.values) if value.shape.rank > 1]
     weights = [(student.values[i] * student.masks[i]).numpy() for i in kernels]
-    scores = [np.abs(w) / max(float(np.sqrt(np.mean(w[w != 0] ** 2))), 1e-9) for w in weights]
+    scores = [np.abs(w) / max(float(np.sqrt(np.mean(w[w != 0] ** 2))) if w.any() else 0.0, 1e-9) for w in weights]
     level = np.quantile(np.concatenate([s.ravel() for s in scores]), sparsity)
     for i, score in zip(kernels, scores, strict=True):
         student.masks[i].assign((score > level).astype(np.float32))
@@ -159,10 +195,17 @@ def _save(path: Path, epoch: int, state) -> None:
     os.replace(part, path)
 
 
-def _restore(path: Path, state) -> int:
+def _restore(path: Path, state, epochs: int) -> int:
     if not path.exists():
         return 0
     with np.load(path) as saved:
-        for i, variable in enumerate(state):
-            variable.assign(saved[f"arr_{i + 1}"])
-        return int(saved["arr_0"])
+        epoch, *arrays = (saved[f"arr_{i}"] for i in range(len(saved.files)))
+    if [a.shape for a in arrays] != [tuple(variable.shape) for variable in state] or not 0 < epoch <= epochs:
+        raise ValueError(f"train: {path} is of another training; remove it, or give this one a folder of its own")
+    for variable, array in zip(state, arrays, strict=True):
+        variable.assign(array)
+    return int(epoch)
+
+
+def _range(low: float, high: float) -> str:
+    return f"from {low} up" if high == np.inf else f"from {low} to {high}"

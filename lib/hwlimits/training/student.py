@@ -12,6 +12,7 @@ Szegedy (2015, arXiv 1502.03167) for the normalisation, which is folded into wei
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from hwlimits.training.keras import tf
 
 STEPS_PER_OCTAVE = 8  # a step is 2**(k / 8)
 SLOWNESS = 10.0  # a step moves all codes of its tensor: its logarithm is learnt so many times slower than a weight
+MOST_BITS = 16  # a float32 tells such codes apart
 MOMENTUM, EPSILON = 0.95, 1e-3
 WEIGHTED = ("conv", "separable", "dense")
 
@@ -33,6 +35,8 @@ class Student(tf.Module):
     masks       0 where pruning took a weight, 1 elsewhere
     quantized   True: kernels go forward as codes
     folded      True: gains and biases do, too; False: layers with a gain are normalised by each batch
+
+    Raises NetworkError for layers that do not fit.
     """
 
     def __init__(self, input_shape: Sequence[int], layers: Sequence[Layer], seed: int):
@@ -57,26 +61,37 @@ class Student(tf.Module):
                 self._normalised_kernels.update(kernels)
 
     def trainable(self) -> list[tf.Variable]:
-        """What the present form learns."""
-        return [*self.values, *self.log_steps] if self.quantized else list(self.values)
+        """What the present form learns.
+
+        Where there was a normalisation, folding ends the learning of kernels: without it, a code that goes to and fro
+        moves all that comes after it, and the errors with it.
+        """
+        if not self.quantized:
+            return list(self.values)
+        ended = self.folded and self.norms
+        learnt = [i for i, value in enumerate(self.values) if not ended or value.shape.rank == 1]
+        return [*(self.values[i] for i in learnt), *(self.log_steps[i] for i in learnt)]
 
     def logits(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """(n, classes) for images float32 (n, height, width, channels) in [0, 1]."""
+        """(n, classes) for images float32 (n, height, width, channels) in [0, 1].
+
+        training   layers with a gain are normalised by this batch, and their moving means move
+        """
         tensors = []
         for i, value in enumerate(self.values):
-            coded = self.quantized and (self.folded or value.shape.rank > 1)
-            tensors.append(self._coded(i)[0] if coded else value * self.masks[i])
+            tensors.append(self._coded(i)[0] if self._goes_as_codes(i) else value * self.masks[i])
         return self._forward(images, tensors, training)
 
     def rate_bits(self) -> tf.Tensor:
         """Bits of all kernels' codes, if zeros, signs and geometrically distributed magnitudes are coded ideally.
 
         Between two codes it is interpolated, so that it has a gradient; the probabilities are those of the
-        present codes of each tensor and have none.
+        present codes of each tensor and have none. In a tensor where a zero would cost more than a one, a one counts
+        as much as a zero: no weight is paid for leaving it.
         """
         total = 0.0
         for i, value in enumerate(self.values):
-            if len(value.shape) > 1:
+            if value.shape.rank > 1:
                 magnitudes = tf.abs(self._coded(i)[1])
                 zero, first, further = (tf.stop_gradient(cost) for cost in _costs(tf.round(magnitudes)))
                 bits = zero + tf.maximum(first - zero, 0.0) * tf.minimum(magnitudes, 1.0)
@@ -84,15 +99,20 @@ class Student(tf.Module):
         return total
 
     def distance(self) -> tf.Tensor:
-        """Sum over all weights of the squared distance to their own codes, in steps."""
+        """Sum over all weights that go forward as codes of the squared distance to these, in steps."""
         total = 0.0
         for i in range(len(self.values)):
-            codes = self._coded(i)[1]
-            total += tf.reduce_sum((codes - tf.stop_gradient(tf.round(codes))) ** 2)
+            if self._goes_as_codes(i):
+                codes = self._coded(i)[1]
+                total += tf.reduce_sum((codes - tf.stop_gradient(tf.round(codes))) ** 2)
         return total
 
     def quantize(self, bits: int) -> None:
-        """Let kernels go forward as codes of so many bits, symmetric about zero."""
+        """Let kernels go forward as codes of so many bits, symmetric about zero: from 1 - 2^(bits - 1) to its negative.
+
+        Raises ValueError for bits outside 2 to 16.
+        """
+        _check_bits("quantize", bits)
         self.quantized, self.bits = True, bits
         for i, value in enumerate(self.values):
             if value.shape.rank > 1:
@@ -102,7 +122,13 @@ class Student(tf.Module):
                 self.log_steps[i].assign(SLOWNESS * np.log2(step).astype(np.float32))
 
     def fold(self, bits: int) -> None:
-        """Put the normalisation into gains and biases, and let these go forward as codes of so many bits."""
+        """Put the normalisation into gains and biases, and let these go forward as codes of so many bits; once.
+
+        Raises ValueError for bits outside 2 to 16, and the second time: the normalisation would be put in twice.
+        """
+        _check_bits("fold", bits)
+        if self.folded:
+            raise ValueError("fold(): this student is folded already; a student is folded once")
         self.folded, self.bias_bits, norms = True, bits, iter(self.norms)
         for _, kernels, gain, bias in self._weighted():
             if gain is not None:
@@ -127,8 +153,12 @@ class Student(tf.Module):
         return growth
 
     def network(self) -> Network:
-        """Codes and steps, as they are now. Where there is a gain, its step has the kernels' steps in it."""
-        eighths = [round(float(logarithm) / SLOWNESS * STEPS_PER_OCTAVE) for logarithm in self.log_steps]
+        """Codes and steps, as they are now. Where there is a gain, its step has the kernels' steps in it.
+
+        Before `fold` the kernels' codes alone say something: normalisation is not in it, and gains and biases have no
+        steps yet.
+        """
+        eighths = [round(float(self._eighths(i))) for i in range(len(self.values))]
         for _, kernels, gain, _ in self._weighted():
             if gain is not None:
                 for i in kernels:
@@ -147,16 +177,19 @@ class Student(tf.Module):
                 i += len(kernels) + layer.gain + 1
                 yield layer, kernels, i - 2 if layer.gain else None, i - 1
 
-    def state(self) -> list[np.ndarray]:
-        """All variables, as arrays."""
-        return [variable.numpy() for variable in self.variables]
+    def _goes_as_codes(self, i: int) -> bool:
+        return self.quantized and (self.folded or self.values[i].shape.rank > 1)
 
     def _highest(self, i: int) -> int:
-        return 2 ** ((self.bias_bits if len(self.values[i].shape) == 1 else self.bits) - 1) - 1
+        return 2 ** ((self.bias_bits if self.values[i].shape.rank == 1 else self.bits) - 1) - 1
+
+    def _eighths(self, i: int) -> tf.Tensor:
+        """log2 of the step, in eighths; not rounded."""
+        return self.log_steps[i] / SLOWNESS * STEPS_PER_OCTAVE
 
     def _coded(self, i: int) -> tuple[tf.Tensor, tf.Tensor]:
         """Weights as they go forward, and their codes before rounding; both differentiable."""
-        eighths = self.log_steps[i] / SLOWNESS * STEPS_PER_OCTAVE
+        eighths = self._eighths(i)
         if self.folded or i not in self._normalised_kernels:  # normalisation would undo the rounding's change at once
             eighths += tf.stop_gradient(tf.round(eighths) - eighths)
         step = 2.0 ** (eighths / STEPS_PER_OCTAVE)
@@ -183,10 +216,7 @@ class Student(tf.Module):
                 gain = next(tensors) if layer.gain else None
                 bias, norm = next(tensors), next(norms) if layer.gain else None
                 for _ in range(layer.times):
-                    if kind == "dense":
-                        y = x @ kernel
-                    else:
-                        y = tf.nn.conv2d(x, kernel, layer.stride, "SAME" if layer.same else "VALID")
+                    y = x @ kernel if kind == "dense" else _convolved(x, kernel, layer)
                     if gain is None:
                         y = y + bias
                     elif self.folded:
@@ -198,12 +228,24 @@ class Student(tf.Module):
         return x
 
 
+def _check_bits(function: str, bits: int) -> None:
+    if isinstance(bits, bool) or not isinstance(bits, Integral) or not 2 <= bits <= MOST_BITS:
+        raise ValueError(f"{function}(bits={bits!r}): must be a whole number from 2 to {MOST_BITS}")
+
+
 def _drawn(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     """He's normal initialisation for kernels, zeros for biases."""
     if len(shape) == 1:
         return np.zeros(shape, np.float32)
     fan_in = shape[0] if len(shape) == 2 else shape[0] * shape[1] * (shape[2] if len(shape) == 4 else 1)
     return rng.normal(0, np.sqrt(2 / fan_in), shape).astype(np.float32)
+
+
+def _convolved(x, kernel, layer: Layer):
+    if layer.same and layer.stride > 1:  # "SAME" would pad by the stride, too; `compressed` does not
+        ends = (layer.kernel - 1) // 2, layer.kernel // 2
+        return tf.nn.conv2d(tf.pad(x, ((0, 0), ends, ends, (0, 0))), kernel, layer.stride, "VALID")
+    return tf.nn.conv2d(x, kernel, layer.stride, "SAME" if layer.same else "VALID")
 
 
 def _normalised(y, gain, bias, norm, training):

@@ -57,10 +57,14 @@ class Variants:
         """Images, labels and answers of one epoch, shuffled: the first `count` images, each in a variant of its own.
 
         plain_share   of the images, as they are; the others in one of the variants from 1 on
+
+        Raises ValueError for a share below 1 of images that have no other variant.
         """
+        if plain_share < 1 and len(self.images) < 2:
+            raise ValueError(f"epoch(plain_share={plain_share}): these images have no variants; draw some, or take 1")
         rng = np.random.default_rng([seed, epoch])
         order = rng.permutation(count)
-        which = np.where(rng.random(count) < plain_share, 0, rng.integers(1, len(self.images), count))
+        which = np.where(rng.random(count) < plain_share, 0, rng.integers(1, max(2, len(self.images)), count))
         return self.images[which, order], self.labels[order].astype(np.int32), self.answers[which, order]
 
 
@@ -92,13 +96,19 @@ def teacher_network() -> keras.Model:
 
 
 def prepare(data: ImageSet, learn: int, folder: Path, seed: int = 0, variants: int = VARIANTS) -> Variants:
-    """Draw the variants, train a teacher on the first `learn` images and keep its answers to all; resumes.
+    """Draw the variants, train a teacher on the first `learn` images and keep its answers to all.
 
-    What is there is read. The arrays are mapped, not loaded: several trainings share them.
+    What is in the folder is read, not made again. The arrays are mapped, not loaded: several trainings share them.
+
+    Raises ValueError for a folder with arrays of other images or another number of variants.
     """
     folder.mkdir(parents=True, exist_ok=True)
     images = _kept(folder / "images.npy", lambda: _images(data, seed, variants))
     answers = _kept(folder / "answers.npy", lambda: _answers(_teacher(data, images, learn, folder, seed), images))
+    for name, found, wanted in (("images", images.shape, (variants + 1, *data.x_train.shape)),
+                                ("answers", answers.shape[:2], (variants + 1, len(data.x_train)))):  # fmt: skip
+        if found != wanted:
+            raise ValueError(f"prepare: {folder / name}.npy has {found}, and {wanted} is wanted; remove the folder")
     return Variants(images, answers, data.y_train)
 
 
@@ -121,7 +131,9 @@ def _teacher(data, images, learn, folder, seed):
         rng = np.random.default_rng([seed, epoch])
         order, which = rng.permutation(learn), rng.integers(0, len(images), learn)
         model.fit(scale(images[which, order]), data.y_train[order], TEACHER_BATCH, shuffle=False, verbose=0)
-    model.save_weights(kept)
+    part = folder / "part.weights.h5"
+    model.save_weights(part)
+    os.replace(part, kept)
     return model
 
 
