@@ -131,14 +131,17 @@ POINTS = {
         "architecture": "lenet-5", "bits": 3, "rate": 1.2, "learning_rate": 1e-3, "quantized_rate": 1e-3,
         "folded_rate": 2e-4, "epochs": 5, "quantized_epochs": 30, "folded_epochs": 5,
     },
-    "700 B": {"architecture": "cnn-8-10-12-14-16"},
+    "700 B": {
+        "architecture": "cnn-8-10-12-14-16", "bits": 3, "rate": 3.8, "learning_rate": 1e-2, "quantized_rate": 4e-3,
+        "folded_rate": 1e-3, "epochs": 12, "quantized_epochs": 70, "folded_epochs": 6, "plain_share": 0.8,
+    },
     "1,400 B": {
         "architecture": "cnn-10-12-14-16-20", "bits": 3, "rate": 1.5, "learning_rate": 1e-2, "quantized_rate": 4e-3,
-        "folded_rate": 7e-4, "epochs": 8, "quantized_epochs": 40, "folded_epochs": 14,
+        "folded_rate": 1e-3, "epochs": 10, "quantized_epochs": 50, "folded_epochs": 6, "plain_share": 0.6,
     },
     "6 kB": {
         "architecture": "cnn-16-20-24-28-32", "bits": 3, "rate": 0.12, "learning_rate": 8e-3, "quantized_rate": 3e-3,
-        "folded_rate": 5e-4, "epochs": 6, "quantized_epochs": 30, "folded_epochs": 8, "plain_share": 0.4,
+        "folded_rate": 1e-3, "epochs": 8, "quantized_epochs": 40, "folded_epochs": 5, "plain_share": 0.4,
     },
 }  # fmt: skip
 
