@@ -29,6 +29,7 @@ from hwlimits.training.frontier_training import train as train_student
 from hwlimits.training.keras import use_threads
 
 SEEDS = (0, 1, 2)
+CODES = ("huffman", "rans", "contexts")  # whose sizes a row has, whatever its file is in
 TEACHER_HELD_OUT = 5_000  # the teacher never sees these, whoever learns from it
 COLUMNS = (
     "name", "architecture", "parameters", "nonzero", "file_bytes", "test_error", "test_images", "seed", "source",
@@ -98,6 +99,7 @@ def train(settings: dict, folder: Path) -> Result:
         "parameters": network.parameters,
         "nonzero": int(sum(np.count_nonzero(tensor.codes) for tensor in network.tensors)),
         "file_bytes": len(content),
+        **{f"file_bytes_{each}": len(hwz.dumps(network, code=each)) for each in CODES},
         "error": error_rate(network, x, y),
         "images": len(x),
         "of": "held out" if held_out else "test",
