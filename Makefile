@@ -69,6 +69,9 @@ results-qat: $(INSTALLED)  ## make data/results/qat_bits.csv: 8, 4 and 2 bits, a
 results-frontier: $(INSTALLED)  ## make data/results/frontier.csv and frontier/*.hwz: five points, three seeds (hours; resumes)
 	$(RUN) -m hwlimits.training.frontier
 
+results-frontier-choices: $(INSTALLED)  ## make data/results/frontier_choices.csv: the trials behind the frontier's points (an hour; resumes)
+	$(RUN) -m hwlimits.training.frontier_choices
+
 results-memory: $(INSTALLED)  ## make data/results/training_memory.csv: ten networks, predicted and measured (12 minutes)
 	$(RUN) -m hwlimits.training.memory
 
@@ -110,4 +113,4 @@ format: $(INSTALLED)  ## format the code
 clean:  ## remove what was built (the virtual environment and trained models)
 	rm -rf $(VENV) build dist
 
-.PHONY: help setup case-study test lab execute results-case-study results-choices results-memory results-kernel-differences results-predictions results-gains results-qat results-fast-cnn bench bench-compression bench-coding lock format clean
+.PHONY: help setup case-study test lab execute results-case-study results-choices results-memory results-kernel-differences results-predictions results-gains results-qat results-frontier results-frontier-choices results-fast-cnn bench bench-compression bench-coding lock format clean

@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from hwlimits import __version__
-from hwlimits.cli import sweeping, terminal
+from hwlimits.cli import evaluating, sweeping, terminal
 from hwlimits.cli.options import Batch, Json, Length, Model
 from hwlimits.cli.terminal import CliError, note
 from hwlimits.units import quantity
@@ -376,23 +376,7 @@ def _draw(each: list, median, path: Path) -> None:
 
 
 app.command()(sweeping.sweep)
-
-
-@app.command()
-def evaluate(
-    file: Annotated[Path, typer.Argument(metavar="FILE.hwz", help="A compressed network.")],
-    as_json: Json = False,
-) -> None:
-    """What an .hwz file holds, where its bytes are, and its error on MNIST's test images.
-
-    The answers come from the file alone.
-
-    Example: hwlimits evaluate small.hwz
-    """
-    from hwlimits.cli import evaluating
-
-    found = evaluating.look(file)
-    terminal.write_json(found.record()) if as_json else evaluating.write(found, file)
+app.command()(evaluating.evaluate)
 
 
 def main() -> None:

@@ -5,16 +5,36 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from hwlimits import compressed, hwz
-from hwlimits.cli import terminal
+import typer
+
+import hwlimits.cli.terminal as terminal
+from hwlimits.cli.options import Json
+
+if TYPE_CHECKING:
+    from hwlimits.compressed import Network
+
+
+def evaluate(
+    file: Annotated[Path, typer.Argument(metavar="FILE.hwz", help="A compressed network.")],
+    as_json: Json = False,
+) -> None:
+    """What an .hwz file holds, where its bytes are, and its error on MNIST's test images.
+
+    The answers come from the file alone.
+
+    Example: hwlimits evaluate small.hwz
+    """
+    found = look(file)
+    terminal.write_json(found.record()) if as_json else write(found, file)
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """A file's network, the bits of its parts, and the test images that get a wrong class."""
 
-    network: compressed.Network
+    network: Network
     file_bytes: int
     parts: dict[str, float]
     wrong: int
@@ -37,6 +57,7 @@ class Evaluation:
 
 def look(path: Path) -> Evaluation:
     """Read the file alone, and let it answer all test images."""
+    from hwlimits import compressed, hwz
     from hwlimits.training import mnist
 
     network = hwz.read(path)
@@ -53,8 +74,10 @@ def look(path: Path) -> Evaluation:
 
 def write(found: Evaluation, path: Path) -> None:
     """Print layers, parts and the error."""
+    from hwlimits.compressed import output_shapes
+
     network = found.network
-    shapes = compressed.output_shapes(network.input_shape, network.layers)
+    shapes = output_shapes(network.input_shape, network.layers)
     rows = []
     for layer, shape in zip(network.layers, shapes, strict=True):
         flags = [name for name in ("same", "gain", "relu", "residual") if getattr(layer, name)]

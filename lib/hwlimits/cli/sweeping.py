@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from hwlimits.cli import terminal
+import hwlimits.cli.terminal as terminal
 from hwlimits.cli.options import Json
 
 

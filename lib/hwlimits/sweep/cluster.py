@@ -12,8 +12,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from urllib.parse import urlsplit
 
 from hwlimits.machine.processor import usable_cores
-from hwlimits.sweep import worker
 from hwlimits.sweep.settings import SweepError, one_line
+from hwlimits.sweep.worker import ONE_THREAD
 
 ANSWER_WITHIN_S = 5  # a scheduler that is there answers in milliseconds
 DEATHS = 1  # a task may lose this many workers of a local cluster; with the next one it has failed
@@ -44,7 +44,7 @@ def local(workers: int | None, tasks: int) -> Iterator:
                 dashboard_address="127.0.0.1:0",  # any free port: with None it is 8787, which may be taken
                 memory_limit=0,
                 silence_logs=logging.CRITICAL,
-                env=worker.ONE_THREAD,
+                env=ONE_THREAD,
             )
             stack.callback(cluster.close)
             client = Client(cluster, set_as_default=False, timeout=ANSWER_WITHIN_S)

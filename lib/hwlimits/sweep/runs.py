@@ -11,7 +11,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from hwlimits.sweep import cluster, results, worker
+import hwlimits.sweep.cluster as cluster
+import hwlimits.sweep.results as results
+import hwlimits.sweep.worker as worker
 from hwlimits.sweep.results import Done
 from hwlimits.sweep.settings import SweepError, key_of, one_line, plain, task_name
 

@@ -17,9 +17,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 import hwlimits
+import hwlimits.sweep.results as results
 from hwlimits.data import cache_folder
 from hwlimits.machine.provenance import provenance
-from hwlimits.sweep import results
 from hwlimits.sweep.settings import SweepError, find_task, one_line
 
 POOLS = ("OMP", "OPENBLAS", "MKL", "NUMBA")
