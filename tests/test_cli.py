@@ -23,7 +23,7 @@ from hwlimits.machine.card import Card, Number
 from hwlimits.machine.provenance import provenance
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("doctor", "calibrate", "cost", "predict", "fit", "devices", "cards", "sweep")
+COMMANDS = ("doctor", "calibrate", "cost", "predict", "fit", "devices", "cards", "evaluate", "sweep")
 PEAKS = {("fp32", 1): 100e9, ("fp32", 2): 200e9, ("int8", 2): 800e9}
 BANDWIDTHS = {("L2", 1): 200e9, ("L2", 2): 400e9, ("DRAM", 1): 20e9, ("DRAM", 2): 40e9}
 OVERHEADS = {"litert_invoke": 1e-6, "litert_operator": 1e-7, "tensorflow_call": 1e-4, "tensorflow_operator": 1e-6}

@@ -375,6 +375,23 @@ def _draw(each: list, median, path: Path) -> None:
     note(f"the plot is in {path}")
 
 
+@app.command()
+def evaluate(
+    file: Annotated[Path, typer.Argument(metavar="FILE.hwz", help="A compressed network.")],
+    as_json: Json = False,
+) -> None:
+    """What an .hwz file holds, where its bytes are, and its error on MNIST's test images.
+
+    The answers come from the file alone.
+
+    Example: hwlimits evaluate small.hwz
+    """
+    from hwlimits.cli import evaluating
+
+    found = evaluating.look(file)
+    terminal.write_json(found.record()) if as_json else evaluating.write(found, file)
+
+
 app.command()(sweeping.sweep)
 
 
