@@ -150,7 +150,7 @@ def test_a_small_network_is_its_codes_and_few_bytes_more():
     entropy = sum(entropy_bits(tensor.codes) for tensor in network.tensors)
     assert entropy / network.parameters == pytest.approx(3.5, abs=0.1)
     parts = hwz.breakdown(network)
-    assert parts["header"] == 64
+    assert parts["header"] == 56
     assert parts["layers"] <= 8 * 12
     assert parts["steps"] <= 10 * len(network.tensors)
     assert len(hwz.dumps(network)) < min(620, entropy / 8 + 50)
@@ -209,7 +209,7 @@ def test_unknown_codes_are_refused():
 
 
 def signed(body, version=1):
-    return b"HWZ" + bytes([version]) + zlib.crc32(body).to_bytes(4, "big") + body
+    return b"HZ" + bytes([version]) + zlib.crc32(body).to_bytes(4, "big") + body
 
 
 def outcome(content, max_parameters=3000):
@@ -247,11 +247,11 @@ def test_every_truncation_and_altered_bits_are_seen(tmp_path):
 
 def test_another_version_is_refused_by_its_number():
     with pytest.raises(CodingError, match="^loads: version 2, and this program reads version 1 alone"):
-        hwz.loads(signed(hwz.dumps(network_of())[8:], version=2))
+        hwz.loads(signed(hwz.dumps(network_of())[7:], version=2))
 
 
 CONTENTS = {
-    key: hwz.dumps(network_of(), *key)[8:]
+    key: hwz.dumps(network_of(), *key)[7:]
     for key in (("contexts", None), ("rans", "rice"), ("huffman", None), ("rice", None))
 }
 
