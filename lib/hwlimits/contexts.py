@@ -26,108 +26,27 @@ from operator import mul
 import numpy as np
 
 from hwlimits.bits import WIDEST, CodingError, Reader, Writer
+from hwlimits.range_coder import Decoder, Encoder
 
 UNARY = 14  # magnitudes up to here are told one by one; of what is above, how many bits it has and these
 WIDE = 6  # a tensor's mean magnitude where it is not 0, above which magnitudes are told by how many bits they have
 DECISIONS = 2 + UNARY
+PROBABILITY = 22  # bits of a counter's probability
+SELDOM = 1 << PROBABILITY - 5  # the first probability of a tensor so wide
 MEAN_BITS = 6  # of means of magnitudes after the point
 SIZES = 24  # steps of half an octave, in which means of columns and rows are told apart
 FIRST_MEAN = (96, 24 << MEAN_BITS)  # of a tensor that none like it came before; narrow, wide
 RATES = [(1 << 16) * 2 // (2 * n + 3) for n in range(1024)]  # of a counter that has seen n decisions
-PRIOR_COUNTS = [2, 1] + [4] * UNARY  # what a counter's beginning is worth, in decisions
-HALF = 1 << 21  # of 1 << PROBABILITY
+# what a counter's beginning is worth, in decisions: little, or much where weights are as from one distribution
+PRIOR_COUNTS = ([2, 1] + [4] * UNARY, [16, 32] + [48] * UNARY)
+BOTH_BELOW = 20_000  # values: both of these are tried
 UNIT = 352  # of the line ln(p / (1 - p)), on which predictions are mixed
-FIRST_SUM = (1 << 16) * 6 // 5  # of the weights: predictions that agree are worth more together
+FIRST_SUM = 1 << 16  # of the weights
 LEARNING = (4, 180_000, 1000)  # of the weights: the least; and the first as a share, falling with the decisions
-PROBABILITY = 22  # bits of a counter's probability
-FIRST_TRUST = 3 << 14  # of 65536, in the mixture, as a tensor begins
+FIRST_TRUST = (3 << 14, 1 << 15)  # of 65536, in the mixture, as a tensor begins
 LEAST_TRUST = 600  # of 65536, in the mixture or in the tensor's own counter, whichever was the worse
-WIDTH = 32  # bits of the range coder's interval
 LARGEST_SHIFTED = 1 << 31  # magnitude in a tensor that is coded as what is above its median, or as its steps up
 AS_IS, SHIFTED, RISING = range(3)
-
-
-class Encoder:
-    """A range coder's interval of numbers, narrowed by each decision to the part that belongs to it."""
-
-    def __init__(self):
-        self.low, self.width, self.out = 0, (1 << WIDTH) - 1, bytearray()
-
-    def code(self, probability: int, bit: int) -> int:
-        """Write a bit that is 1 with the probability, in 1 / 65536; returned as it is."""
-        part = self.width * probability >> 16
-        if bit:
-            self.width = part
-        else:
-            self.low += part
-            self.width -= part
-        while self.width < 1 << WIDTH - 8:
-            self._emit()
-            self.width <<= 8
-        return bit
-
-    def _emit(self) -> None:
-        byte, self.low = self.low >> WIDTH - 8, (self.low & (1 << WIDTH - 8) - 1) << 8
-        if byte > 255:  # a carry, into the bytes that have left
-            at = len(self.out) - 1
-            while self.out[at] == 255:
-                self.out[at] = 0
-                at -= 1
-            self.out[at] += 1
-        self.out.append(byte & 255)
-
-    def position(self) -> float:
-        """Bits that all decisions until now are worth: -log2 of the interval's share of all."""
-        return 8 * len(self.out) + WIDTH - math.log2(self.width)
-
-    def finish(self) -> tuple[bytes, int]:
-        """All bytes, and how many bits of them are needed: what follows may be zeros."""
-        bits, value = 0, -(-self.low >> WIDTH) << WIDTH
-        while value >= self.low + self.width:  # the number of the interval that ends with the most zeros
-            bits += 1
-            unit = WIDTH - bits
-            value = -(-self.low >> unit) << unit
-        bits += 8 * len(self.out)
-        self.low = value
-        for _ in range(WIDTH // 8):
-            self._emit()
-        return bytes(self.out[: -(-bits // 8)]), bits
-
-
-class Decoder:
-    """Takes the decisions out of what an `Encoder` wrote; content that ends is followed by zeros."""
-
-    def __init__(self, content: bytes):
-        self.content, self.at, self.width = content, WIDTH // 8, (1 << WIDTH) - 1
-        self.value = int.from_bytes(content[: self.at].ljust(self.at, b"\0"), "big")
-
-    def code(self, probability: int, bit: int = 0) -> int:
-        """The next bit, which is 1 with the probability, in 1 / 65536. Raises CodingError beyond the content's end."""
-        part = self.width * probability >> 16
-        bit = int(self.value < part)
-        if bit:
-            self.width = part
-        else:
-            self.value -= part
-            self.width -= part
-        while self.width < 1 << WIDTH - 8:
-            self.value = self.value << 8 | (self.content[self.at] if self.at < len(self.content) else 0)
-            self.at += 1
-            if self.at > len(self.content) + WIDTH // 8:
-                raise CodingError("the content ends before all is decoded; it is truncated or damaged")
-            self.width <<= 8
-        return bit
-
-    def position(self) -> float:
-        """Bits that all decisions until now are worth: -log2 of the interval's share of all."""
-        return 8 * (self.at - WIDTH // 8) + WIDTH - math.log2(self.width)
-
-    def finish(self) -> None:
-        """Raise CodingError if there is content that no decision needed."""
-        if self.at < len(self.content):
-            raise CodingError(
-                f"{len(self.content) - self.at:,} bytes are left when all is decoded; the content is damaged"
-            )
 
 
 @cache
@@ -151,20 +70,25 @@ def _tables() -> tuple:
         given.append(int(mean / above[0] * (1 << MEAN_BITS)))
         narrow.append(_chances(above[: UNARY + 1]))
         wide.append(_chances(far))
-    return squash, stretch, means, given, (narrow, wide)
+    priors = [
+        [[list(zip(chances, counts, strict=True)) for chances in found] for counts in PRIOR_COUNTS]
+        for found in (narrow, wide)
+    ]
+    return squash, stretch, means, given, priors
 
 
 def _chances(above: list[Decimal]) -> list[int]:
-    """Probabilities of the decisions: not zero, below zero, and each further one where the one before was yes."""
+    """Priors of the decisions: not zero, below zero, and each further one where the one before was yes."""
     chances = [above[0], Decimal("0.5"), *(b / a for a, b in pairwise(above))]
-    return [min(max(int(p * (1 << PROBABILITY)), 64), (1 << PROBABILITY) - 64) for p in chances]
+    chances = [min(max(int(p * (1 << PROBABILITY)), 64), (1 << PROBABILITY) - 64) for p in chances]
+    return chances
 
 
 class _Model:
     """Counters and the weights of their mixture; each method codes something and learns from it."""
 
-    def __init__(self, coder: Encoder | Decoder):
-        self.coder = coder
+    def __init__(self, coder: Encoder | Decoder, sure: int = 0):
+        self.coder, self.sure = coder, coder.code(1 << 15, sure)
         self.probabilities, self.counts = [], []
         self.weights, self.seen = {}, {}
         self.trust = [1 << 15] * DECISIONS
@@ -178,18 +102,18 @@ class _Model:
         self.probabilities += [0] * number
         return first
 
-    def decide(self, decision: int, places: list[int], prior: int, bit: int, mixer: int = 0) -> int:
+    def decide(self, decision: int, places: list[int], prior: tuple[int, int], bit: int, mixer: int = 0) -> int:
         """Code a decision by a mixture.
 
         places   where the groups of counters begin, each with one for the decision; the tensor's own is the first
-        prior    the probability that a counter begins with
+        prior    the probability that a counter begins with, and how many decisions it is worth
         mixer    which weights to use
         """
         probabilities, counts, stretch = self.probabilities, self.counts, self.stretch
         places = [place + decision for place in places]
         for i in places:
             if not counts[i]:
-                counts[i], probabilities[i] = PRIOR_COUNTS[decision], prior
+                probabilities[i], counts[i] = prior
         inputs = [stretch[probabilities[i] >> PROBABILITY - 16] for i in places]
         mixer = mixer * DECISIONS + decision
         if mixer not in self.weights:
@@ -219,12 +143,12 @@ class _Model:
                 counts[i] = n + 1
         return bit
 
-    def bit(self, place: int, bit: int) -> int:
-        """Code a decision by one counter alone."""
+    def bit(self, place: int, bit: int, prior: int = 1 << PROBABILITY - 1) -> int:
+        """Code a decision by one counter alone; the probability that it begins with."""
         counts, probabilities = self.counts, self.probabilities
         n = counts[place]
         if n == 0:
-            probabilities[place] = 1 << PROBABILITY - 1
+            probabilities[place] = prior
         bit = self.coder.code(min(max(probabilities[place] >> PROBABILITY - 16, 1), 65535), bit)
         probabilities[place] += ((bit << PROBABILITY) - probabilities[place]) * RATES[n] >> 16
         counts[place] = min(n + 1, 1023)
@@ -248,14 +172,14 @@ class _Model:
             found = found << 1 | bit
         return found
 
-    def unary(self, places: list[int], priors: list[int], magnitude: int) -> int:
+    def unary(self, places: list[int], priors: list[tuple[int, int]], magnitude: int) -> int:
         """Code a magnitude from 1 on: above 1, above 2 ...?"""
         for m in range(1, UNARY + 1):
             if not self.decide(m + 1, places, priors[m + 1], magnitude > m):
                 return m
         return UNARY + self.large(magnitude - UNARY, self.escapes)
 
-    def binary(self, places: list[int], priors: list[int], magnitude: int, first: int) -> int:
+    def binary(self, places: list[int], priors: list[tuple[int, int]], magnitude: int, first: int) -> int:
         """Code a magnitude from 1 on: more bits than 1, than 2 ...? And the bits below the highest."""
         for bits in range(1, UNARY + 1):
             if not self.decide(bits + 1, places, priors[bits + 1], magnitude >> bits > 0):
@@ -287,15 +211,17 @@ def _change(values: list[int], axes: int) -> tuple[int, int]:
     return (SHIFTED, middle) if shorter else (AS_IS, 0)
 
 
-def _code(coder: Encoder | Decoder, shapes: Sequence[tuple[int, ...]], tensors: Sequence[list[int]] | None):
+def _code(
+    coder: Encoder | Decoder, shapes: Sequence[tuple[int, ...]], tensors: Sequence[list[int]] | None, sure: int = 0
+):
     """Code the tensors' values, or decode them where there are none: lists of values, and the bits of each.
 
     Tensors are of four kinds: with two axes or more; the first with one axis after those; the others with one; those
     of one axis that never fall, coded as steps up. Kinds, and wide and narrow tensors, have statistics of their own.
     """
-    model = _Model(coder)
+    model = _Model(coder, sure)
     groups, origins = {}, {}
-    kind, done, marks = 0, [], [coder.position()]
+    kind, done, marks = 0, [], [0.0]
     changes, modes = [model.counters(2) for _ in range(3)], [model.counters(1) for _ in range(4)]
     numbers = [model.counters(8 * (WIDEST + 2)) for _ in range(3)]
     for number, shape in enumerate(shapes):
@@ -315,7 +241,7 @@ def _code(coder: Encoder | Decoder, shapes: Sequence[tuple[int, ...]], tensors: 
             values = [value - origin for value in values]
         place = 3 if way == RISING else kind
         nonzero = sum(map(bool, values)) if values else 0
-        wide = model.bit(modes[place], sum(map(abs, values)) > WIDE * nonzero if values else 0)
+        wide = model.bit(modes[place], sum(map(abs, values)) > WIDE * nonzero if values else 0, SELDOM)
         if (place, wide) not in groups:
             groups[place, wide] = _Group(model, place, wide)
         result = groups[place, wide].code(shape, values, way != RISING)
@@ -347,8 +273,8 @@ class _Group:
         """A tensor's values, coded or decoded."""
         model, decide, means, given, wide = self.model, self.model.decide, self.model.means, self.model.given, self.wide
         size, columns = math.prod(shape), shape[-1] if shape else 1
-        own, priors, total, nonzero = model.counters(DECISIONS), model.priors[wide], self.mean, 0
-        model.trust = [FIRST_TRUST] * DECISIONS
+        own, priors, total, nonzero = model.counters(DECISIONS), model.priors[wide][model.sure], self.mean, 0
+        model.trust = [FIRST_TRUST[model.sure]] * DECISIONS
         # of a convolution's kernel (height, width, inputs, outputs): how far back its neighbours in the image are
         left, up = (math.prod(shape[2:]), math.prod(shape[1:])) if len(shape) == 4 else (size, size)
         result, sums, row_sum, row, column = [], [], 0, 0, 0
@@ -370,7 +296,7 @@ class _Group:
             mixer = 1 + 4 * self.kind + 2 * (not sums[column]) + (not row_sum)
             if decide(0, places, priors[spread][0], value != 0, mixer):
                 signs = 13 + _sign(above) + 3 * _sign(before) + 9 * _sign(higher)
-                negative = signed and decide(1, [own, self.by_signs + signs * DECISIONS], HALF, value < 0)
+                negative = signed and decide(1, [own, self.by_signs + signs * DECISIONS], priors[spread][1], value < 0)
                 spread = min(bisect(given, ((total - self.mean) + 128) // (nonzero + 1)), len(means) - 1)
                 places[1] = self.by_spread + spread * DECISIONS
                 if wide:
@@ -396,9 +322,13 @@ def write(out: Writer, tensors: Sequence[np.ndarray]) -> list[float]:
     What a tensor teaches helps those after it, so all the tensors of a network go together. Returns the bits that
     each tensor's decisions are worth.
     """
-    coder = Encoder()
-    _, worth = _code(coder, [np.shape(t) for t in tensors], [np.ravel(t).tolist() for t in tensors])
-    content, bits = coder.finish()
+    shapes, values = [np.shape(t) for t in tensors], [np.ravel(t).tolist() for t in tensors]
+    found = []
+    for sure in range(2 if sum(map(len, values)) < BOTH_BELOW else 1):
+        coder = Encoder()
+        _, worth = _code(coder, shapes, values, sure)
+        found.append((*coder.finish(), worth))
+    content, bits, worth = min(found, key=lambda each: each[1])
     lengths = np.full(len(content), 8)
     if bits % 8:
         lengths[-1] = bits % 8
