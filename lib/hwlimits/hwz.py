@@ -54,6 +54,7 @@ from hwlimits import coding, contexts
 from hwlimits.bits import CodingError, Reader, Writer
 from hwlimits.compressed import Network, NetworkError, Tensor, tensor_shapes, work
 from hwlimits.network_bits import (
+    grid_step as grid_step,
     MOST,
     USUAL,
     read_layer,
