@@ -36,7 +36,7 @@ refused: whatever changes in the above, or in the models of `contexts`, makes a 
 >>> tensors = tuple(Tensor(c, 2.0**-3) for c in codes)
 >>> content = dumps(Network((1, 3, 1), (Layer("flatten"), Layer("dense", 2)), tensors))
 >>> len(content), loads(content).tensors[0].values[0].tolist()
-(17, [-0.375, -0.25])
+(16, [-0.375, -0.25])
 """
 
 from __future__ import annotations
@@ -54,7 +54,6 @@ from hwlimits import coding, contexts
 from hwlimits.bits import CodingError, Reader, Writer
 from hwlimits.compressed import Network, NetworkError, Tensor, tensor_shapes, work
 from hwlimits.network_bits import (
-    grid_step as grid_step,
     MOST,
     USUAL,
     read_layer,
@@ -63,6 +62,9 @@ from hwlimits.network_bits import (
     write_layer,
     write_size,
     write_values,
+)
+from hwlimits.network_bits import (
+    grid_step as grid_step,
 )
 
 MAGIC = b"HZ"
