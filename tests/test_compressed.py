@@ -11,6 +11,7 @@ from hwlimits.compressed import (
     answers,
     error_rate,
     output_shapes,
+    sort_channels,
     tensor_shapes,
     work,
 )
@@ -137,3 +138,26 @@ def test_errors_are_counted():
 def test_layers_that_do_not_fit_are_refused(layers, said):
     with pytest.raises(NetworkError, match=said):
         tensor_shapes((9, 8, 2), layers)
+
+
+def test_sorted_channels_compute_the_same():
+    layers = (
+        Layer("conv", 5, 3, gain=True, relu=True),
+        Layer("separable", 6, 2, gain=True, relu=True),
+        Layer("conv", 4, 2),
+        Layer("conv", 4, 3, same=True, residual=True, times=2),
+        Layer("conv", 3, 2, relu=True),
+        Layer("flatten"),
+        Layer("dense", 7, gain=True, relu=True),
+        Layer("dense", 5),
+    )
+    network = network_of(layers)
+    found = sort_channels(network)
+    images = np.random.default_rng(1).random((4, 9, 8, 2))
+    assert np.allclose(answers(found, images), answers(network, images), rtol=1e-12, atol=1e-12)
+    biases = [t.codes for t, shape in zip(found.tensors, tensor_shapes((9, 8, 2), layers), strict=True)]
+    assert [bool((np.diff(biases[at]) >= 0).all()) for at in (2, 6, 12, 15)] == [True] * 4
+    before = [t.codes for t in network.tensors]
+    assert [bool((np.diff(before[at]) >= 0).all()) for at in (2, 6, 12, 15)] == [False] * 4
+    for at in (8, 10, 17):  # around the residual layer, and the classes
+        assert np.array_equal(biases[at], before[at])

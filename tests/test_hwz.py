@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hwlimits import compressed, hwz
+from hwlimits import compressed, hwz, network_bits
 from hwlimits.bits import CodingError, Writer
 from hwlimits.coding import CODES, GAP_CODES, entropy_bits
-from hwlimits.compressed import KINDS, Layer, Network, Tensor, tensor_shapes
+from hwlimits.compressed import Layer, Network, Tensor, tensor_shapes
 
 EVERY = [
     (code, gaps)
@@ -124,8 +124,8 @@ def test_steps_of_the_grid_are_powers_and_short():
         network = Network((1, 3, 1), layers, tensors)
         assert hwz.loads(hwz.dumps(network)).tensors[0].step == step
         sizes[step] = hwz.breakdown(network)["steps"]
-    assert sizes[hwz.grid_step(-30)] <= 16
-    assert sizes[math.pi] == 2 * 66
+    assert sizes[hwz.grid_step(-30)] <= 23
+    assert sizes[math.pi] == 1 + 2 * 66
 
 
 def test_files_are_written_whole_and_read(tmp_path):
@@ -150,7 +150,7 @@ def test_a_small_network_is_its_codes_and_few_bytes_more():
     entropy = sum(entropy_bits(tensor.codes) for tensor in network.tensors)
     assert entropy / network.parameters == pytest.approx(3.5, abs=0.1)
     parts = hwz.breakdown(network)
-    assert parts["header"] == 64
+    assert parts["header"] == 56
     assert parts["layers"] <= 8 * 12
     assert parts["steps"] <= 10 * len(network.tensors)
     assert len(hwz.dumps(network)) < min(620, entropy / 8 + 50)
@@ -209,7 +209,7 @@ def test_unknown_codes_are_refused():
 
 
 def signed(body, version=1):
-    return b"HWZ" + bytes([version]) + zlib.crc32(body).to_bytes(4, "big") + body
+    return b"HZ" + bytes([version]) + zlib.crc32(body).to_bytes(4, "big") + body
 
 
 def outcome(content, max_parameters=3000):
@@ -247,11 +247,11 @@ def test_every_truncation_and_altered_bits_are_seen(tmp_path):
 
 def test_another_version_is_refused_by_its_number():
     with pytest.raises(CodingError, match="^loads: version 2, and this program reads version 1 alone"):
-        hwz.loads(signed(hwz.dumps(network_of())[8:], version=2))
+        hwz.loads(signed(hwz.dumps(network_of())[7:], version=2))
 
 
 CONTENTS = {
-    key: hwz.dumps(network_of(), *key)[8:]
+    key: hwz.dumps(network_of(), *key)[7:]
     for key in (("contexts", None), ("rans", "rice"), ("huffman", None), ("rice", None))
 }
 
@@ -275,13 +275,17 @@ def test_any_bytes_end_in_an_error_or_in_a_network(body):
     assert outcome(signed(body), 300) in ("error", "network")
 
 
-def hostile(*fields, code=3, usual=1, count=1):
-    """Layers as one who means harm would write them: (kind, units, ...) with gammas for what comes after."""
+def size(n):
+    """A size's fields."""
+    return (n - 1) // 8 + 1, ((n - 1) % 8, 3)
+
+
+def hostile(*fields, usual=1, count=2):
+    """Layers as one who means harm would write them: (value, bits), and gammas for what is alone."""
     out = Writer()
-    out.fixed(code, 2)
-    out.fixed(0, 2)
+    out.fixed(1, 1)
     out.fixed(usual, 1)
-    for field in fields:
+    for field in (*fields[: 0 if usual else 3], *size(count), *fields[0 if usual else 3 :]):
         if isinstance(field, tuple):
             out.fixed(*field)
         else:
@@ -289,29 +293,30 @@ def hostile(*fields, code=3, usual=1, count=1):
     return signed(out.content() + bytes(40))
 
 
-KIND = {name: (number, 3) for number, name in enumerate(KINDS)}
-CONV = (KIND["conv"], 1, (7, 3), (0, 1), (1, 1), (0, 1))  # 8 filters, not usual, same
+KIND = {kind: (int(prefix, 2), len(prefix)) for kind, prefix in network_bits.PREFIXES.items()}
+CONV = (KIND["conv"], *size(8), (0, 1), (1, 1), (0, 2))  # 8 filters, same, not usual
+DENSE_1 = (KIND["flatten"], KIND["dense"], *size(1), (0, 2))
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (hostile(2, (7, 3)), "layer of kind 7, which is not known"),
-        (hostile(2**60), "are promised and .* bits are left"),
-        (hostile(2, KIND["flatten"]), "0 bytes|bytes are left when all is decoded"),
-        (hostile(3, KIND["flatten"], KIND["dense"], 2**40, (0, 3), (0, 2)), "is the most"),
+        (hostile(count=2**60), "are promised and .* bits are left"),
+        (hostile(KIND["flatten"]), "0 bytes|bytes are left when all is decoded"),
+        (hostile(KIND["flatten"], KIND["dense"], *size(2**40), (0, 2), count=3), "is the most"),
         (
-            hostile(3, KIND["flatten"], KIND["dense"], 2000, (0, 3), (0, 2)),
+            hostile(KIND["flatten"], KIND["dense"], *size(16_000), (0, 2), count=3),
             "parameters, and max_parameters is 3,000; raise",
         ),
-        (hostile(2, *CONV, 3, 1, (0, 2), 2**62), "65,536 is the most"),
-        (hostile(2, *CONV, 3, 1, (0, 2), 60_000), "applied again more than 1,024 times"),
-        (hostile(2, *CONV, 60_000, 1, (0, 2), 1), "multiply-accumulates and .* numbers at once for an image"),
-        (hostile(60_000, 60_000, 8, 2, *CONV, 3, 1, (0, 2), 1, usual=0), "numbers at once for an image"),
-        (hostile(9, 9, 9, 2, KIND["dense"], 1, (0, 3), (0, 2), usual=0), "put a flatten layer before it"),
-        (hostile(3, KIND["flatten"], KIND["dense"], 1, (0, 3), (0, 2), (1, 1), 2**30), "promised"),
-        (hostile(3, KIND["flatten"], KIND["dense"], 1, (0, 3), (0, 2), (0, 2), (0x7FF0, 16), (0, 48)), "a step of inf"),
-        (hostile(3, KIND["flatten"], KIND["dense"], 1, (0, 3), (0, 2), (1, 2), 900, (0, 3)), r"beyond 127"),
+        (hostile(*CONV, 3, 1, (0, 2), 2**62), "65,536 is the most"),
+        (hostile(*CONV, 3, 1, (0, 2), 60_000), "applied again more than 1,024 times"),
+        (hostile(*CONV, 60_000, 1, (0, 2), 1), "multiply-accumulates and .* numbers at once for an image"),
+        (hostile(60_000, 60_000, 8, *CONV, 3, 1, (0, 2), 1, usual=0), "numbers at once for an image"),
+        (hostile(9, 9, 9, KIND["dense"], *size(1), (0, 2), usual=0), "put a flatten layer before it"),
+        (hostile(*DENSE_1, (0, 1), (2, 2), 2**30, count=3), "promised"),
+        (hostile(*DENSE_1, (0, 1), (1, 2), (0x7FF0, 16), (0, 48), count=3), "a step of inf"),
+        (hostile(*DENSE_1, (1, 1), 900, count=3), r"beyond 127"),
+        (signed(bytes([0b01100000]) + bytes(40)), "contexts are never written so"),
     ],
 )
 def test_hostile_files_are_refused_at_once_and_in_little_memory(content, said):

@@ -20,118 +20,46 @@ from bisect import bisect
 from collections.abc import Sequence
 from decimal import Context, Decimal
 from functools import cache
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from operator import mul
 
 import numpy as np
 
 from hwlimits.bits import WIDEST, CodingError, Reader, Writer
+from hwlimits.range_coder import Decoder, Encoder
 
 UNARY = 14  # magnitudes up to here are told one by one; of what is above, how many bits it has and these
-WIDE = 6  # a tensor's mean magnitude, above which all its magnitudes are told by how many bits they have
+WIDE = 6  # a tensor's mean magnitude where it is not 0, above which magnitudes are told by how many bits they have
 DECISIONS = 2 + UNARY
-INPUTS = 5  # predictions that are mixed
+PROBABILITY = 22  # bits of a counter's probability
+SELDOM = 1 << PROBABILITY - 5  # the first probability of a tensor so wide
 MEAN_BITS = 6  # of means of magnitudes after the point
 SIZES = 24  # steps of half an octave, in which means of columns and rows are told apart
 FIRST_MEAN = (96, 24 << MEAN_BITS)  # of a tensor that none like it came before; narrow, wide
 RATES = [(1 << 16) * 2 // (2 * n + 3) for n in range(1024)]  # of a counter that has seen n decisions
-PRIOR_COUNT = 2  # what a counter's beginning is worth, in decisions
-LEARNING = [max(2, 32_000 // (1000 + n)) for n in range(16_000)]  # of the weights, after n decisions
-PROBABILITY = 22  # bits of a counter's probability
-WIDTH = 32  # bits of the range coder's interval
-
-
-class Encoder:
-    """A range coder's interval of numbers, narrowed by each decision to the part that belongs to it."""
-
-    def __init__(self):
-        self.low, self.width, self.out = 0, (1 << WIDTH) - 1, bytearray()
-
-    def code(self, probability: int, bit: int) -> int:
-        """Write a bit that is 1 with the probability, in 1 / 65536; returned as it is."""
-        part = self.width * probability >> 16
-        if bit:
-            self.width = part
-        else:
-            self.low += part
-            self.width -= part
-        while self.width < 1 << WIDTH - 8:
-            self._emit()
-            self.width <<= 8
-        return bit
-
-    def _emit(self) -> None:
-        byte, self.low = self.low >> WIDTH - 8, (self.low & (1 << WIDTH - 8) - 1) << 8
-        if byte > 255:  # a carry, into the bytes that have left
-            at = len(self.out) - 1
-            while self.out[at] == 255:
-                self.out[at] = 0
-                at -= 1
-            self.out[at] += 1
-        self.out.append(byte & 255)
-
-    def position(self) -> float:
-        """Bits that all decisions until now are worth: -log2 of the interval's share of all."""
-        return 8 * len(self.out) + WIDTH - math.log2(self.width)
-
-    def finish(self) -> tuple[bytes, int]:
-        """All bytes, and how many bits of them are needed: what follows may be zeros."""
-        bits, value = 0, -(-self.low >> WIDTH) << WIDTH
-        while value >= self.low + self.width:  # the number of the interval that ends with the most zeros
-            bits += 1
-            unit = WIDTH - bits
-            value = -(-self.low >> unit) << unit
-        bits += 8 * len(self.out)
-        self.low = value
-        for _ in range(WIDTH // 8):
-            self._emit()
-        return bytes(self.out[: -(-bits // 8)]), bits
-
-
-class Decoder:
-    """Takes the decisions out of what an `Encoder` wrote; content that ends is followed by zeros."""
-
-    def __init__(self, content: bytes):
-        self.content, self.at, self.width = content, WIDTH // 8, (1 << WIDTH) - 1
-        self.value = int.from_bytes(content[: self.at].ljust(self.at, b"\0"), "big")
-
-    def code(self, probability: int, bit: int = 0) -> int:
-        """The next bit, which is 1 with the probability, in 1 / 65536. Raises CodingError beyond the content's end."""
-        part = self.width * probability >> 16
-        bit = int(self.value < part)
-        if bit:
-            self.width = part
-        else:
-            self.value -= part
-            self.width -= part
-        while self.width < 1 << WIDTH - 8:
-            self.value = self.value << 8 | (self.content[self.at] if self.at < len(self.content) else 0)
-            self.at += 1
-            if self.at > len(self.content) + WIDTH // 8:
-                raise CodingError("the content ends before all is decoded; it is truncated or damaged")
-            self.width <<= 8
-        return bit
-
-    def position(self) -> float:
-        """Bits that all decisions until now are worth: -log2 of the interval's share of all."""
-        return 8 * (self.at - WIDTH // 8) + WIDTH - math.log2(self.width)
-
-    def finish(self) -> None:
-        """Raise CodingError if there is content that no decision needed."""
-        if self.at < len(self.content):
-            raise CodingError(
-                f"{len(self.content) - self.at:,} bytes are left when all is decoded; the content is damaged"
-            )
+# what a counter's beginning is worth, in decisions: little, or much where weights are as from one distribution
+PRIOR_COUNTS = ([2, 1] + [4] * UNARY, [16, 32] + [48] * UNARY)
+BOTH_BELOW = 20_000  # values: both of these are tried
+UNIT = 352  # of the line ln(p / (1 - p)), on which predictions are mixed
+FIRST_SUM = 1 << 16  # of the weights
+LEARNING = (4, 180_000, 1000)  # of the weights: the least; and the first as a share, falling with the decisions
+FIRST_TRUST = (3 << 14, 1 << 15)  # of 65536, in the mixture, as a tensor begins
+LEAST_TRUST = 600  # of 65536, in the mixture or in the tensor's own counter, whichever was the worse
+LARGEST_SHIFTED = 1 << 31  # magnitude in a tensor that is coded as what is above its median, or as its steps up
+AS_IS, SHIFTED, RISING = range(3)
 
 
 @cache
 def _tables() -> tuple:
-    """squash, stretch, means, priors. decimal's exp is rounded correctly, on every computer alike."""
+    """squash, stretch, means of all magnitudes, of those not 0, priors.
+
+    decimal's exp is rounded correctly, on every computer alike.
+    """
     exact = Context(prec=30)
-    squash = [int(65536 / (1 + exact.exp(Decimal(2048 - x) / 176))) for x in range(4096)]  # 176: to ln(p/(1-p)) = 11.6
+    squash = [int(65536 / (1 + exact.exp(Decimal(4096 - x) / UNIT))) for x in range(8192)]
     squash = [min(max(p, 1), 65535) for p in squash]
-    stretch = [min(max(bisect(squash, 16 * p + 8), 1), 4095) - 2048 for p in range(4096)]
-    means, narrow, wide = [], [], []
+    stretch = [min(max(bisect(squash, p), 1), 8191) - 4096 for p in range(65536)]
+    means, given, narrow, wide = [], [], [], []
     for quarter in range(-18, 57):  # spreads of a logistic distribution, each 2^(1/4) times the one before
         spread = exact.exp(Decimal(quarter) / 4 * exact.ln(Decimal(2)))
         # the share with |x| rounded to k or more
@@ -139,26 +67,32 @@ def _tables() -> tuple:
         far = [2 / (1 + exact.exp((2**b - Decimal("0.5")) / spread)) for b in range(DECISIONS - 1)]
         mean = sum(above) if quarter < 8 else spread * 2 * exact.ln(Decimal(2))
         means.append(int(mean * (1 << MEAN_BITS)))
+        given.append(int(mean / above[0] * (1 << MEAN_BITS)))
         narrow.append(_chances(above[: UNARY + 1]))
         wide.append(_chances(far))
-    return squash, stretch, means, (narrow, wide)
+    priors = [
+        [[list(zip(chances, counts, strict=True)) for chances in found] for counts in PRIOR_COUNTS]
+        for found in (narrow, wide)
+    ]
+    return squash, stretch, means, given, priors
 
 
 def _chances(above: list[Decimal]) -> list[int]:
-    """Probabilities of the decisions: not zero, below zero, and each further one where the one before was yes."""
+    """Priors of the decisions: not zero, below zero, and each further one where the one before was yes."""
     chances = [above[0], Decimal("0.5"), *(b / a for a, b in pairwise(above))]
-    return [min(max(int(p * (1 << PROBABILITY)), 64), (1 << PROBABILITY) - 64) for p in chances]
+    chances = [min(max(int(p * (1 << PROBABILITY)), 64), (1 << PROBABILITY) - 64) for p in chances]
+    return chances
 
 
 class _Model:
     """Counters and the weights of their mixture; each method codes something and learns from it."""
 
-    def __init__(self, coder: Encoder | Decoder):
-        self.coder = coder
+    def __init__(self, coder: Encoder | Decoder, sure: int = 0):
+        self.coder, self.sure = coder, coder.code(1 << 15, sure)
         self.probabilities, self.counts = [], []
-        self.weights = [[(1 << 16) * 13 // (10 * INPUTS)] * INPUTS for _ in range(DECISIONS)]
-        self.seen = [0] * DECISIONS
-        self.squash, self.stretch, self.means, self.priors = _tables()
+        self.weights, self.seen = {}, {}
+        self.trust = [1 << 15] * DECISIONS
+        self.squash, self.stretch, self.means, self.given, self.priors = _tables()
         self.escapes = self.counters(8 * (WIDEST + 2))
 
     def counters(self, number: int) -> int:
@@ -168,26 +102,39 @@ class _Model:
         self.probabilities += [0] * number
         return first
 
-    def decide(self, decision: int, places: list[int], prior: list[int], bit: int) -> int:
+    def decide(self, decision: int, places: list[int], prior: tuple[int, int], bit: int, mixer: int = 0) -> int:
         """Code a decision by a mixture.
 
-        places   where the groups of counters begin, each with one for the decision
-        prior    for each decision the probability that a counter begins with
+        places   where the groups of counters begin, each with one for the decision; the tensor's own is the first
+        prior    the probability that a counter begins with, and how many decisions it is worth
+        mixer    which weights to use
         """
         probabilities, counts, stretch = self.probabilities, self.counts, self.stretch
         places = [place + decision for place in places]
         for i in places:
             if not counts[i]:
-                counts[i], probabilities[i] = PRIOR_COUNT, prior[decision]
-        inputs = [stretch[probabilities[i] >> PROBABILITY - 12] for i in places]
-        weights = self.weights[decision]
+                probabilities[i], counts[i] = prior
+        inputs = [stretch[probabilities[i] >> PROBABILITY - 16] for i in places]
+        mixer = mixer * DECISIONS + decision
+        if mixer not in self.weights:
+            self.weights[mixer], self.seen[mixer] = [FIRST_SUM // len(inputs)] * len(inputs), 0
+        weights = self.weights[mixer]
         x = sum(map(mul, weights, inputs)) + 0x8000 >> 16
-        probability = self.squash[min(max(x, -2047), 2047) + 2048]
+        mixed = self.squash[min(max(x, -4095), 4095) + 4096]
+        # the mixture or the counter alone, by how well they did: Bayes' rule
+        own, trust = min(max(probabilities[places[0]] >> PROBABILITY - 16, 1), 65535), self.trust[decision]
+        probability = mixed * trust + own * (65536 - trust) >> 16
         bit = self.coder.code(probability, bit)
-        seen = self.seen[decision]
-        self.seen[decision] = min(seen + 1, len(LEARNING) - 1)
-        error = ((bit << 16) - probability) * LEARNING[seen]
-        self.weights[decision] = [w + (error * x + 0x80000 >> 20) for w, x in zip(weights, inputs, strict=True)]
+        if bit:
+            good, all_good = mixed * trust, probability
+        else:
+            good, all_good = (65536 - mixed) * trust, 65536 - probability
+        self.trust[decision] = min(max(good // all_good, LEAST_TRUST), 65536 - LEAST_TRUST)
+        seen = self.seen[mixer]
+        self.seen[mixer] = seen + 1
+        least, first, lasting = LEARNING
+        error = ((bit << 16) - mixed) * max(least, first // (lasting + seen))
+        self.weights[mixer] = [w + (error * x + 0x200000 >> 22) for w, x in zip(weights, inputs, strict=True)]
         target = bit << PROBABILITY
         for i in places:
             n = counts[i]
@@ -196,25 +143,25 @@ class _Model:
                 counts[i] = n + 1
         return bit
 
-    def bit(self, place: int, bit: int) -> int:
-        """Code a decision by one counter alone."""
+    def bit(self, place: int, bit: int, prior: int = 1 << PROBABILITY - 1) -> int:
+        """Code a decision by one counter alone; the probability that it begins with."""
         counts, probabilities = self.counts, self.probabilities
         n = counts[place]
         if n == 0:
-            probabilities[place] = 1 << PROBABILITY - 1
+            probabilities[place] = prior
         bit = self.coder.code(min(max(probabilities[place] >> PROBABILITY - 16, 1), 65535), bit)
         probabilities[place] += ((bit << PROBABILITY) - probabilities[place]) * RATES[n] >> 16
         counts[place] = min(n + 1, 1023)
         return bit
 
-    def large(self, value: int) -> int:
-        """Code a number from 1 on: how many bits it has, then these."""
+    def large(self, value: int, first: int) -> int:
+        """Code a number from 1 on: how many bits it has, then these; counters from place `first` on."""
         bits = 1
-        while self.bit(self.escapes + 8 * bits, value.bit_length() > bits):
+        while self.bit(first + 8 * bits, value.bit_length() > bits):
             bits += 1
             if bits > WIDEST:
                 raise CodingError("a number above 64 bits; the content is damaged")
-        return self.below(self.escapes, bits, value)
+        return self.below(first, bits, value)
 
     def below(self, first: int, bits: int, value: int) -> int:
         """Code what is below the highest bit of a number; the first two have counters, from place `first` on."""
@@ -225,22 +172,26 @@ class _Model:
             found = found << 1 | bit
         return found
 
-    def unary(self, places: list[int], prior: list[int], magnitude: int) -> int:
+    def unary(self, places: list[int], priors: list[tuple[int, int]], magnitude: int) -> int:
         """Code a magnitude from 1 on: above 1, above 2 ...?"""
         for m in range(1, UNARY + 1):
-            if not self.decide(m + 1, places, prior, magnitude > m):
+            if not self.decide(m + 1, places, priors[m + 1], magnitude > m):
                 return m
-        return UNARY + self.large(magnitude - UNARY)
+        return UNARY + self.large(magnitude - UNARY, self.escapes)
 
-    def binary(self, places: list[int], prior: list[int], magnitude: int, first: int) -> int:
+    def binary(self, places: list[int], priors: list[tuple[int, int]], magnitude: int, first: int) -> int:
         """Code a magnitude from 1 on: more bits than 1, than 2 ...? And the bits below the highest."""
         for bits in range(1, UNARY + 1):
-            if not self.decide(bits + 1, places, prior, magnitude >> bits > 0):
+            if not self.decide(bits + 1, places, priors[bits + 1], magnitude >> bits > 0):
                 return self.below(first, bits, magnitude)
-        return self.large(magnitude >> UNARY) << UNARY | self._plain(magnitude & (1 << UNARY) - 1)
+        return self.large(magnitude >> UNARY, self.escapes) << UNARY | self._plain(magnitude & (1 << UNARY) - 1)
 
     def _plain(self, value: int) -> int:
         return sum(self.coder.code(1 << 15, value >> j & 1) << j for j in range(UNARY))
+
+
+def _sign(value: int) -> int:
+    return (value > 0) - (value < 0)
 
 
 def _size(mean: int) -> int:
@@ -249,66 +200,120 @@ def _size(mean: int) -> int:
     return min(2 * bits + (mean >> bits - 2 & 1), SIZES - 1) if bits > 1 else bits
 
 
-def _code(coder: Encoder | Decoder, shapes: Sequence[tuple[int, ...]], tensors: Sequence[list[int]] | None):
+def _change(values: list[int], axes: int) -> tuple[int, int]:
+    """How to code the values of a tensor: a way, and what they are to be counted from."""
+    if axes != 1 or not values or max(map(abs, values)) >= LARGEST_SHIFTED:
+        return AS_IS, 0
+    if len(values) > 2 and all(a <= b for a, b in pairwise(values)):
+        return RISING, values[0]
+    middle = sorted(values)[len(values) // 2]
+    shorter = 4 * sum(abs(value - middle) for value in values) < 3 * sum(map(abs, values))
+    return (SHIFTED, middle) if shorter else (AS_IS, 0)
+
+
+def _code(
+    coder: Encoder | Decoder, shapes: Sequence[tuple[int, ...]], tensors: Sequence[list[int]] | None, sure: int = 0
+):
     """Code the tensors' values, or decode them where there are none: lists of values, and the bits of each.
 
-    Tensors are of three kinds: with two axes or more; the first with one axis after those; the others with one.
-    Kinds, and wide and narrow tensors, have statistics of their own.
+    Tensors are of four kinds: with two axes or more; the first with one axis after those; the others with one; those
+    of one axis that never fall, coded as steps up. Kinds, and wide and narrow tensors, have statistics of their own.
     """
-    model = _Model(coder)
-    means, decide = model.means, model.decide
-    groups = {}  # by kind and wide: places of the counters by spread, taps, column and row, and the last mean
-    modes, mantissas = model.counters(3), [model.counters(8 * (WIDEST + 2)) for _ in range(3)]
-    kind, done, marks = 0, [], [coder.position()]
+    model = _Model(coder, sure)
+    groups, origins = {}, {}
+    kind, done, marks = 0, [], [0.0]
+    changes, modes = [model.counters(2) for _ in range(3)], [model.counters(1) for _ in range(4)]
+    numbers = [model.counters(8 * (WIDEST + 2)) for _ in range(3)]
     for number, shape in enumerate(shapes):
-        size, columns = math.prod(shape), shape[-1] if shape else 1
+        axes = len(shape)
+        kind = 0 if axes > 1 else min(kind + 1, 2)
         values = tensors[number] if tensors is not None else None
-        kind = 0 if len(shape) > 1 else min(kind + 1, 2)
-        wide = model.bit(modes + kind, sum(map(abs, values)) > WIDE * size if values else 0)
-        if (kind, wide) not in groups:
-            numbers = (len(means), 64, SIZES, SIZES)
-            groups[kind, wide] = [*(model.counters(n * DECISIONS) for n in numbers), FIRST_MEAN[wide]]
-        by_spread, by_taps, by_column, by_row, total = groups[kind, wide]
-        own = model.counters(DECISIONS)
+        way, origin = _change(values, axes) if values is not None else (AS_IS, 0)
+        if axes == 1 and shape[0]:
+            way = model.bit(changes[kind], way > 0) and 1 + model.bit(changes[kind] + 1, way > 1)
+            if way != AS_IS:
+                difference = origin - origins.get((kind, way), 0)
+                difference = model.large(_zigzag(difference) + 1, numbers[kind]) - 1
+                origin = origins[kind, way] = origins.get((kind, way), 0) + (difference >> 1 ^ -(difference & 1))
+        if values is not None and way == RISING:
+            values = [b - a for a, b in pairwise([origin, *values])]
+        elif values is not None and way == SHIFTED:
+            values = [value - origin for value in values]
+        place = 3 if way == RISING else kind
+        nonzero = sum(map(bool, values)) if values else 0
+        wide = model.bit(modes[place], sum(map(abs, values)) > WIDE * nonzero if values else 0, SELDOM)
+        if (place, wide) not in groups:
+            groups[place, wide] = _Group(model, place, wide)
+        result = groups[place, wide].code(shape, values, way != RISING)
+        if way == RISING:
+            result = list(accumulate(result, initial=origin))[1:]
+        elif way == SHIFTED:
+            result = [value + origin for value in result]
+        done.append(result)
+        marks.append(coder.position())
+    return done, [after - before for before, after in pairwise(marks)]
+
+
+def _zigzag(value: int) -> int:
+    return 2 * value if value >= 0 else -2 * value - 1
+
+
+class _Group:
+    """What tensors of a kind have in common: counters by spread, neighbours, column and row, and the last mean."""
+
+    def __init__(self, model: _Model, kind: int, wide: int):
+        self.model, self.kind, self.wide = model, kind, wide
+        self.by_spread, self.by_taps, self.by_signs, self.by_column, self.by_row = (
+            model.counters(n * DECISIONS) for n in (len(model.means), 64, 27, SIZES, SIZES)
+        )
+        self.mantissas = model.counters(8 * (WIDEST + 2))
+        self.mean = FIRST_MEAN[wide]
+
+    def code(self, shape: tuple[int, ...], values: list[int] | None, signed: bool) -> list[int]:
+        """A tensor's values, coded or decoded."""
+        model, decide, means, given, wide = self.model, self.model.decide, self.model.means, self.model.given, self.wide
+        size, columns = math.prod(shape), shape[-1] if shape else 1
+        own, priors, total, nonzero = model.counters(DECISIONS), model.priors[wide][model.sure], self.mean, 0
+        model.trust = [FIRST_TRUST[model.sure]] * DECISIONS
         # of a convolution's kernel (height, width, inputs, outputs): how far back its neighbours in the image are
         left, up = (math.prod(shape[2:]), math.prod(shape[1:])) if len(shape) == 4 else (size, size)
-        result, magnitudes, sums, row_sum, row, column = [], [], [], 0, 0, 0
+        result, sums, row_sum, row, column = [], [], 0, 0, 0
         for i in range(size):
             if not row:  # not before: a false shape is only as long as the content makes it
                 sums.append(0)
             spread = min(bisect(means, total // (i + 1)), len(means) - 1)
-            above = min(magnitudes[-columns], 3) if row else 0
-            if i >= left:
-                above += 4 * min(magnitudes[-left], 3) + (16 * min(magnitudes[-up], 3) if i >= up else 0)
+            above = result[i - columns] if row else 0
+            before, higher = (result[i - left], result[i - up] if i >= up else 0) if i >= left else (0, 0)
+            taps = min(abs(above), 3) + 4 * min(abs(before), 3) + 16 * min(abs(higher), 3)
             places = [
                 own,
-                by_spread + spread * DECISIONS,
-                by_taps + above * DECISIONS,
-                by_column + _size((2 * sums[column] + 1 << MEAN_BITS) // (2 * row + 2)) * DECISIONS,
-                by_row + _size((2 * row_sum + 1 << MEAN_BITS) // (2 * column + 2)) * DECISIONS,
+                self.by_spread + spread * DECISIONS,
+                self.by_taps + taps * DECISIONS,
+                self.by_column + _size((2 * sums[column] + 1 << MEAN_BITS) // (2 * row + 2)) * DECISIONS,
+                self.by_row + _size((2 * row_sum + 1 << MEAN_BITS) // (2 * column + 2)) * DECISIONS,
             ]
-            prior = model.priors[wide][spread]
-            value = values[i] if values is not None else 0
-            magnitude = 0
-            if decide(0, places, prior, value != 0):
-                negative = decide(1, places, prior, value < 0)
+            value, magnitude = values[i] if values is not None else 0, 0
+            mixer = 1 + 4 * self.kind + 2 * (not sums[column]) + (not row_sum)
+            if decide(0, places, priors[spread][0], value != 0, mixer):
+                signs = 13 + _sign(above) + 3 * _sign(before) + 9 * _sign(higher)
+                negative = signed and decide(1, [own, self.by_signs + signs * DECISIONS], priors[spread][1], value < 0)
+                spread = min(bisect(given, ((total - self.mean) + 128) // (nonzero + 1)), len(means) - 1)
+                places[1] = self.by_spread + spread * DECISIONS
                 if wide:
-                    magnitude = model.binary(places, prior, abs(value), mantissas[kind])
+                    magnitude = model.binary(places, priors[spread], abs(value), self.mantissas)
                 else:
-                    magnitude = model.unary(places, prior, abs(value))
+                    magnitude = model.unary(places, priors[spread], abs(value))
                 value = -magnitude if negative else magnitude
                 total += magnitude << MEAN_BITS
+                nonzero += 1
                 sums[column] += magnitude
                 row_sum += magnitude
-            magnitudes.append(magnitude)
             result.append(value)
             column += 1
             if column == columns:
                 column, row, row_sum = 0, row + 1, 0
-        groups[kind, wide][-1] = total // (size + 1)
-        done.append(result)
-        marks.append(coder.position())
-    return done, [after - before for before, after in pairwise(marks)]
+        self.mean = total // (size + 1)
+        return result
 
 
 def write(out: Writer, tensors: Sequence[np.ndarray]) -> list[float]:
@@ -317,9 +322,13 @@ def write(out: Writer, tensors: Sequence[np.ndarray]) -> list[float]:
     What a tensor teaches helps those after it, so all the tensors of a network go together. Returns the bits that
     each tensor's decisions are worth.
     """
-    coder = Encoder()
-    _, worth = _code(coder, [np.shape(t) for t in tensors], [np.ravel(t).tolist() for t in tensors])
-    content, bits = coder.finish()
+    shapes, values = [np.shape(t) for t in tensors], [np.ravel(t).tolist() for t in tensors]
+    found = []
+    for sure in range(2 if sum(map(len, values)) < BOTH_BELOW else 1):
+        coder = Encoder()
+        _, worth = _code(coder, shapes, values, sure)
+        found.append((*coder.finish(), worth))
+    content, bits, worth = min(found, key=lambda each: each[1])
     lengths = np.full(len(content), 8)
     if bits % 8:
         lengths[-1] = bits % 8

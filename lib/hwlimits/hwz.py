@@ -1,32 +1,34 @@
 """The file `.hwz`: a compressed network in the fewest bytes, from which exactly its codes and values come back.
 
     bytes  what
-    3      "HWZ"
+    2      "HZ"
     1      version, 1
     4      CRC-32 of all that follows, the highest byte first
     ...    bits, the first of a byte its highest, to the end:
 
     bits   what
-    2      code of the values: 0 rice, 1 huffman, 2 rans, 3 contexts
-    2      code of the gaps: 0 none, 1 rice, 2 huffman, 3 rans
+    1      1 for contexts; after a 0 come 2 bits code of the values: 0 rice, 1 huffman, 2 rans; and 2 bits code of the
+           gaps: 0 none, 1 rice, 2 huffman, 3 rans
     1      1 for an input of (28, 28, 1); after a 0 come height, width, channels: number each
-    ...    how many layers + 1: number
+    ...    how many layers + 1: size
            for each layer
-    3      kind: 0 conv, 1 separable, 2 dense, 3 max_pool, 4 mean_pool, 5 global_mean, 6 flatten
-    ...    conv, separable: units: size; 1 bit usual: kernel 3, stride 1, ReLU, not residual, once; then 1 bit same and
-           1 bit gain. After usual = 0: kernel, stride: number each; 1 bit ReLU, 1 bit residual; times: number
+    ...    kind: 0 conv, 10 max_pool, 110 dense, 11100 separable, 11101 mean_pool, 11110 global_mean, 11111 flatten
+    ...    conv, separable: units: size; 1 bit, 1 if all else is as in the last such layer (at first: kernel 3,
+           stride 1, ReLU, gain; not same, not residual, once). After a 0: 1 bit same, 1 bit gain, 1 bit usual:
+           kernel 3, stride 1, ReLU, not residual, once. After usual = 0: kernel, stride: number each; 1 bit ReLU,
+           1 bit residual; times: number
     ...    dense: units: size; 1 bit ReLU, 1 bit gain
-    ...    max_pool, mean_pool: kernel: number
+    ...    max_pool, mean_pool: 1 bit, 1 for kernel 2; after a 0 kernel: number
+    1      1 if all tensors have steps of 2^(k / 8)
            for each tensor
-    1      0: step, 1: codebook
-    ...    step: 1 bit, 1 for 2^(k / 8): then k less the k before of a tensor with as many axes (1, or more; -32 at
-           first), as signed; after a 0 a float64 in 64 bits
-    ...    codebook: length: number; 1 bit, 1 for float16, 0 for float32; the values in 16 or 32 bits each
+    ...    after that 1: signed k less the k before of a tensor of its sort (two axes or more; the first with one axis
+           after those; the others with one; 0 at first). After a 0:
+    2      0 such a k; 1: step, a float64 in 64 bits; 2: codebook of float16, 3: of float32: length: number, values
            for each tensor, or for all together in contexts
     ...    codes; those of a codebook less the code of the value nearest to 0 (the first such)
 
 A number from 1 on is in Elias' gamma code; a size n is (n - 1) // 8 + 1 as a number, then 3 bits of (n - 1); signed is
-zigzag (0, -1, 1, -2 ...) + 1 as a size. The codes of the values are those of `hwlimits.coding`. Another version is
+zigzag (0, -1, 1, -2 ...) + 1 as a number. The codes of the values are those of `hwlimits.coding`. Another version is
 refused: whatever changes in the above, or in the models of `contexts`, makes a new one.
 
 >>> from hwlimits.compressed import Layer, Tensor
@@ -34,14 +36,13 @@ refused: whatever changes in the above, or in the models of `contexts`, makes a 
 >>> tensors = tuple(Tensor(c, 2.0**-3) for c in codes)
 >>> content = dumps(Network((1, 3, 1), (Layer("flatten"), Layer("dense", 2)), tensors))
 >>> len(content), loads(content).tensors[0].values[0].tolist()
-(17, [-0.375, -0.25])
+(16, [-0.375, -0.25])
 """
 
 from __future__ import annotations
 
 import math
 import os
-import struct
 import tempfile
 import zlib
 from numbers import Integral
@@ -51,35 +52,27 @@ import numpy as np
 
 from hwlimits import coding, contexts
 from hwlimits.bits import CodingError, Reader, Writer
-from hwlimits.compressed import KINDS, Layer, Network, NetworkError, Tensor, tensor_shapes, work
+from hwlimits.compressed import Network, NetworkError, Tensor, tensor_shapes, work
+from hwlimits.network_bits import (
+    MOST,
+    USUAL,
+    read_layer,
+    read_size,
+    read_values,
+    write_layer,
+    write_size,
+    write_values,
+)
+from hwlimits.network_bits import (
+    grid_step as grid_step,
+)
 
-MAGIC = b"HWZ"
+MAGIC = b"HZ"
 VERSION = 1
 HEADER_BYTES = len(MAGIC) + 1 + 4
 MOST_MACS = 10**9  # multiply-accumulates for one image: about a second
 MOST_NUMBERS = 1 << 24  # that a layer needs at once for one image: 128 MiB
-MOST = 1 << 16  # of a layer's sizes, one by one
 MOST_TIMES = 1 << 10  # that layers are applied, all together
-MOST_EXPONENT = 127  # of a step 2^(k / 8)
-EIGHTHS = (  # 2^(j / 8), rounded correctly: pow need not be
-    1.0,
-    1.0905077326652577,
-    1.189207115002721,
-    1.2968395546510096,
-    1.4142135623730951,
-    1.5422108254079407,
-    1.681792830507429,
-    1.8340080864093424,
-)
-
-
-def grid_step(k: int) -> float:
-    """2^(k / 8), the same on every computer.
-
-    >>> grid_step(-24), grid_step(4) == math.sqrt(2)
-    (0.125, True)
-    """
-    return math.ldexp(EIGHTHS[k % 8], k // 8)
 
 
 def dumps(network: Network, code: str = "contexts", gaps: str | None = None) -> bytes:
@@ -115,18 +108,19 @@ def _dump(network: Network, code: str, gaps: str | None) -> tuple[bytes, dict[st
     if found != shapes:
         raise CodingError(f"dumps: tensors of {found}, and the layers need {shapes}")
     out = Writer()
-    out.fixed(coding.CODES.index(code), 2)
-    out.fixed(0 if gaps is None else 1 + coding.GAP_CODES.index(gaps), 2)
+    out.fixed(code == "contexts", 1)
+    if code != "contexts":
+        out.fixed(coding.CODES.index(code), 2)
+        out.fixed(0 if gaps is None else 1 + coding.GAP_CODES.index(gaps), 2)
     out.fixed(tuple(network.input_shape) == (28, 28, 1), 1)
     if tuple(network.input_shape) != (28, 28, 1):
         out.gamma(network.input_shape)
-    out.gamma([len(network.layers) + 1])
+    write_size(out, len(network.layers) + 1)
+    before = USUAL
     for number, layer in enumerate(network.layers):
-        _write_layer(out, layer, number)
+        before = write_layer(out, layer, number, before)
     parts = {"header": 8.0 * HEADER_BYTES, "layers": float(out.bits)}
-    before, codes = {}, []
-    for number, tensor in enumerate(network.tensors):
-        codes.append(_write_values(out, tensor, number, before))
+    codes = write_values(out, network.tensors)
     parts["steps"] = out.bits - parts["layers"]
     names = [f"{number} {'x'.join(map(str, shape))}" for number, shape in enumerate(shapes)]
     if code == "contexts":
@@ -170,21 +164,26 @@ def loads(content: bytes, max_parameters: int = 10_000_000) -> Network:
 
 
 def _load(back: Reader, max_parameters: int) -> Network:
-    code, gaps = coding.CODES[back.fixed(2)], (None, *coding.GAP_CODES)[back.fixed(2)]
-    if code == "contexts" and gaps is not None:
-        raise CodingError("contexts with gaps are never written; the content is damaged")
+    code, gaps = "contexts", None
+    if not back.fixed(1):
+        code, gaps = coding.CODES[back.fixed(2)], (None, *coding.GAP_CODES)[back.fixed(2)]
+        if code == "contexts":
+            raise CodingError("contexts are never written so; the content is damaged")
     input_shape = (28, 28, 1) if back.fixed(1) else tuple(back.gamma() for _ in range(3))
-    count = back.gamma() - 1
-    back.expect(count, 3)
-    layers = tuple(_read_layer(back) for _ in range(count))
+    count = read_size(back) - 1
+    back.expect(count)
+    layers, before = [], USUAL
+    for _ in range(count):
+        layer, before = read_layer(back, before)
+        layers.append(layer)
+    layers = tuple(layers)
     shapes = _checked(input_shape, layers)
     parameters = sum(math.prod(shape) for shape in shapes)
     if parameters > max_parameters:
         raise CodingError(
             f"{parameters:,} parameters, and max_parameters is {max_parameters:,}; raise it if you trust the content"
         )
-    before = {}
-    values = [_read_values(back, shape, before) for shape in shapes]
+    values = read_values(back, shapes)
     if code == "contexts":
         codes = contexts.read(back, shapes)
     else:
@@ -244,128 +243,6 @@ def _checked(input_shape, layers) -> list[tuple[int, ...]]:
             f"{MOST_MACS:,} and {MOST_NUMBERS:,} are the most"
         )
     return tensor_shapes(input_shape, layers)
-
-
-# --- layers -----------------------------------------------------------------------------------------
-
-
-def _write_layer(out: Writer, layer: Layer, number: int) -> None:
-    usual = (layer.kernel, layer.stride, layer.relu, layer.residual, layer.times) == (3, 1, True, False, 1)
-    out.fixed(KINDS.index(layer.kind), 3)
-    if layer.kind in ("conv", "separable"):
-        _write_size(out, layer.units)
-        out.fixed(usual, 1)
-        out.fixed(layer.same, 1)
-        out.fixed(layer.gain, 1)
-        if not usual:
-            out.gamma([layer.kernel, layer.stride])
-            out.fixed(layer.relu, 1)
-            out.fixed(layer.residual, 1)
-            out.gamma([layer.times])
-        kept = layer
-    elif layer.kind == "dense":
-        _write_size(out, layer.units)
-        out.fixed(layer.relu, 1)
-        out.fixed(layer.gain, 1)
-        kept = Layer("dense", layer.units, relu=layer.relu, gain=layer.gain)
-    elif layer.kind in ("max_pool", "mean_pool"):
-        out.gamma([layer.kernel])
-        kept = Layer(layer.kind, kernel=layer.kernel)
-    else:
-        kept = Layer(layer.kind)
-    if kept != layer:
-        raise CodingError(f"dumps: layer {number}, {layer}, has what a {layer.kind} layer does not use; leave it out")
-
-
-def _read_layer(back: Reader) -> Layer:
-    kind = back.fixed(3)
-    if kind >= len(KINDS):
-        raise CodingError(f"layer of kind {kind}, which is not known; the content is damaged")
-    kind = KINDS[kind]
-    if kind in ("conv", "separable"):
-        units, usual, same, gain = _read_size(back), back.fixed(1), bool(back.fixed(1)), bool(back.fixed(1))
-        if usual:
-            return Layer(kind, units, 3, same=same, gain=gain, relu=True)
-        kernel, stride, relu, residual = back.gamma(), back.gamma(), bool(back.fixed(1)), bool(back.fixed(1))
-        return Layer(kind, units, kernel, stride, same, gain, relu, residual, back.gamma())
-    if kind == "dense":
-        return Layer(kind, _read_size(back), relu=bool(back.fixed(1)), gain=bool(back.fixed(1)))
-    return Layer(kind, kernel=back.gamma()) if kind in ("max_pool", "mean_pool") else Layer(kind)
-
-
-def _write_size(out: Writer, size: int) -> None:
-    out.gamma([(size - 1 >> 3) + 1])
-    out.fixed(size - 1 & 7, 3)
-
-
-def _read_size(back: Reader) -> int:
-    return (back.gamma() - 1 << 3) + back.fixed(3) + 1
-
-
-# --- what the codes stand for -----------------------------------------------------------------------
-
-
-def _write_values(out: Writer, tensor: Tensor, number: int, before: dict[bool, int]) -> np.ndarray:
-    """The codes, as they are to be coded."""
-    codes = np.asarray(tensor.codes)
-    if codes.dtype.kind not in "iu" or (codes.size and not -(2**31) <= int(codes.min()) <= int(codes.max()) < 2**31):
-        raise CodingError(f"dumps: tensor {number}: codes of type {codes.dtype} must be integers of 32 bits")
-    codes = codes.astype(np.int64)
-    out.fixed(tensor.codebook is not None, 1)
-    if tensor.codebook is None:
-        step = float(np.nan if tensor.step is None else tensor.step)
-        if not math.isfinite(step):
-            raise CodingError(f"dumps: tensor {number}: the step {tensor.step} is no finite number")
-        k = round(8 * math.log2(step)) if step > 0 else 0
-        usual = abs(k) <= MOST_EXPONENT and grid_step(k) == step
-        out.fixed(usual, 1)
-        if usual:
-            difference = k - before.get(codes.ndim > 1, -32)
-            before[codes.ndim > 1] = k
-            _write_size(out, (2 * difference if difference >= 0 else -2 * difference - 1) + 1)
-        else:
-            out.fixed(int.from_bytes(struct.pack(">d", step), "big"), 64)
-        return codes
-    book = np.asarray(tensor.codebook)
-    if book.ndim != 1 or not 1 <= book.size <= MOST or not np.isfinite(book).all():
-        raise CodingError(f"dumps: tensor {number}: a codebook of {book.shape} must be finite numbers on one axis")
-    if (book.astype(np.float32) != book).any():
-        raise CodingError(f"dumps: tensor {number}: its codebook has values that are not float32; round it before")
-    if codes.size and not 0 <= codes.min() <= codes.max() < book.size:
-        raise CodingError(f"dumps: tensor {number}: codes from {codes.min()} to {codes.max()} of {book.size} values")
-    with np.errstate(over="ignore"):
-        short = bool((book.astype(np.float16).astype(np.float32) == book).all())
-    out.gamma([book.size])
-    out.fixed(short, 1)
-    content = book.astype(">f2").view(">u2") if short else book.astype(">f4").view(">u4")
-    out.codes(content, np.full(book.size, 16 if short else 32))
-    return codes - int(np.argmin(np.abs(book)))
-
-
-def _read_values(back: Reader, shape: tuple[int, ...], before: dict[bool, int]) -> tuple:
-    """A step or None, and a codebook or None."""
-    if not back.fixed(1):
-        if not back.fixed(1):
-            step = struct.unpack(">d", back.fixed(64).to_bytes(8, "big"))[0]
-            if not math.isfinite(step):
-                raise CodingError(f"a step of {step}; the content is damaged")
-            return step, None
-        zigzag = _read_size(back) - 1
-        k = before.get(len(shape) > 1, -32) + (zigzag >> 1 ^ -(zigzag & 1))
-        if abs(k) > MOST_EXPONENT:
-            raise CodingError(f"a step of 2^({k} / 8), beyond {MOST_EXPONENT}; the content is damaged")
-        before[len(shape) > 1] = k
-        return grid_step(k), None
-    length, short = back.gamma(), back.fixed(1)
-    bits = 16 if short else 32
-    back.expect(length, bits)
-    if length > MOST:
-        raise CodingError(f"a codebook of {length:,} values; {MOST:,} is the most")
-    raw = np.array([back.fixed(bits) for _ in range(length)], np.uint16 if short else np.uint32)
-    book = raw.view(np.float16 if short else np.float32).astype(np.float32)
-    if not np.isfinite(book).all():
-        raise CodingError("a codebook with what are no finite numbers; the content is damaged")
-    return None, book
 
 
 def _tensor(codes: np.ndarray, step: float | None, book: np.ndarray | None) -> Tensor:

@@ -20,7 +20,7 @@ from filelock import FileLock
 
 from hwlimits import coding, hwz
 from hwlimits import data as files
-from hwlimits.compressed import Layer, error_rate
+from hwlimits.compressed import Layer, error_rate, sort_channels
 from hwlimits.machine import provenance
 from hwlimits.sweep import Result, run
 from hwlimits.training import mnist, variants
@@ -91,7 +91,7 @@ def train(settings: dict, folder: Path) -> Result:
     _one_thread()
     taught = _taught(images)
     learn = len(images.x_train) - held_out
-    network = train_student(chosen, layers, taught, learn, folder).network()
+    network = sort_channels(train_student(chosen, layers, taught, learn, folder).network())
     content = hwz.dumps(network, code=code)
     network = hwz.loads(content)
     x, y = (images.x_train[learn:], images.y_train[learn:]) if held_out else (images.x_test, images.y_test)
