@@ -16,7 +16,11 @@ CHEAP = 14_000  # values of an input that every code of ours does in a second
 
 @pytest.fixture(scope="module")
 def table():
-    with open(data.path("results/coders.csv"), encoding="utf-8", newline="") as file:
+    try:
+        path = data.path("results/coders.csv")
+    except FileNotFoundError:
+        pytest.skip("data/results/coders.csv is not there: `make bench-coding` makes it")
+    with open(path, encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
