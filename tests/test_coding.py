@@ -117,7 +117,8 @@ def test_pruned_codes_by_every_code():
     # order-0 entropy knows no runs: to tell where the zeros are costs the same, by the gaps or value by value
     assert all(entropy * 0.999 < size["rans", gaps] < 1.02 * entropy for gaps in GAP_CODES)
     assert size["huffman", "rice"] < size["huffman", None]
-    assert size["rans", "rans"] == min(s for (_, gaps), s in size.items() if gaps)
+    # contexts are no order-0 code: they may be shorter than any
+    assert size["rans", "rans"] == min(s for (code, gaps), s in size.items() if gaps and code != "contexts")
 
 
 def test_no_code_of_independent_values_is_below_their_entropy():

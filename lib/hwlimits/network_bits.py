@@ -83,6 +83,7 @@ def write_layer(out: Writer, layer: Layer, number: int, before: Layer) -> Layer:
 
 
 def read_layer(back: Reader, before: Layer) -> tuple[Layer, Layer]:
+    """The next layer, and the one that tells what the next convolution is likely to be."""
     prefix = ""
     while prefix not in PREFIXES.values():
         prefix += str(back.fixed(1))
@@ -106,11 +107,13 @@ def read_layer(back: Reader, before: Layer) -> tuple[Layer, Layer]:
 
 
 def write_size(out: Writer, size: int) -> None:
+    """A number from 1 up: short below 9, as gamma of its eights and three bits."""
     out.gamma([(size - 1 >> 3) + 1])
     out.fixed(size - 1 & 7, 3)
 
 
 def read_size(back: Reader) -> int:
+    """The next that `write_size` wrote."""
     return (back.gamma() - 1 << 3) + back.fixed(3) + 1
 
 
