@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import gc
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from hwlimits.training import prune, quantize
+from hwlimits.training import checkpoint, prune, quantize
 from hwlimits.training.distill import Teacher
 from hwlimits.training.keras import keras
 from hwlimits.training.mnist import ImageSet, scale
@@ -53,7 +52,7 @@ def _fit_phase(model, recipe, number, done, data, seed, folder, at_stage, at_epo
     if ended.exists():
         if phase.form == "quantize":  # its ranges are among the weights
             model = _shape(model, recipe, phase, 1)
-        model.set_weights(_restore(ended)[: len(model.get_weights())])
+        model.set_weights(checkpoint.restore(ended)[: len(model.get_weights())])
         return model
     count = round(phase.share * len(data.x_train))
     steps = math.ceil(count / recipe.batch)
@@ -64,7 +63,7 @@ def _fit_phase(model, recipe, number, done, data, seed, folder, at_stage, at_epo
     model.compile(keras.optimizers.Adam(rate), teacher.loss if teacher else "sparse_categorical_crossentropy")
     model.optimizer.build(model.trainable_variables)
     if not phase.fresh:
-        _assign(model, _restore(folder / f"phase-{number - 1}.npz"))
+        _assign(model, checkpoint.restore(folder / f"phase-{number - 1}.npz"))
     start = _resume(model, folder, number)
     pruned = phase.form in ("prune", "hold")
     for epoch in range(start, phase.epochs):
@@ -80,14 +79,14 @@ def _fit_phase(model, recipe, number, done, data, seed, folder, at_stage, at_epo
         stage = recipe.stages.get(done + epoch + 1)
         if stage:
             at_stage(stage, prune.strip(model) if pruned else model)
-        _save(folder / "epoch.npz", [np.array([number, epoch + 1]), *_state(model)])
+        checkpoint.save(folder / "epoch.npz", [np.array([number, epoch + 1]), *_state(model)])
     at_epoch(done + phase.epochs)
     state = _state(model)
     if pruned:
         model = prune.strip(model)
         prune.check_sparsity(prune.layer_sparsity(model), phase.sparsity)
         state = model.get_weights()
-    _save(ended, state)
+    checkpoint.save(ended, state)
     return model
 
 
@@ -137,20 +136,8 @@ def _resume(model: keras.Model, folder: Path, number: int) -> int:
     saved = folder / "epoch.npz"
     if not saved.exists():
         return 0
-    where, *state = _restore(saved)
+    where, *state = checkpoint.restore(saved)
     if where[0] != number:
         return 0
     _assign(model, state)
     return int(where[1])
-
-
-def _save(path: Path, arrays: list[np.ndarray]) -> None:
-    """Write whole or not at all: a file that is interrupted keeps its temporary name."""
-    part = path.with_suffix(".part.npz")
-    np.savez(part, *arrays)
-    os.replace(part, path)
-
-
-def _restore(path: Path) -> list[np.ndarray]:
-    with np.load(path) as arrays:
-        return [arrays[f"arr_{i}"] for i in range(len(arrays.files))]

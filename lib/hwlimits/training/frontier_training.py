@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -11,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from hwlimits.compressed import Layer
-from hwlimits.training import distill
+from hwlimits.training import checkpoint, distill
 from hwlimits.training.keras import keras, tf
 from hwlimits.training.student import MOST_BITS, Student
 from hwlimits.training.variants import Variants
@@ -151,7 +150,7 @@ def _phase(settings, student, name, epochs, rate, done, variants, learn, folder,
         damping = settings.damping * max(0.0, 2 * done_share - 1)
         weights = tf.constant(rate_now, tf.float32), tf.constant(damping, tf.float32)
         run(tf.constant(images), tf.constant(labels), tf.constant(answers), *weights)
-        _save(saved, epoch + 1, state)
+        checkpoint.save(saved, [np.array(epoch + 1), *(variable.numpy() for variable in state)])
         at_epoch(name, epoch, student)
 
 
@@ -189,17 +188,10 @@ def _prune(student: Student, sparsity: float) -> None:
         student.masks[i].assign((score > level).astype(np.float32))
 
 
-def _save(path: Path, epoch: int, state) -> None:
-    part = path.with_suffix(".part.npz")
-    np.savez(part, np.array(epoch), *(variable.numpy() for variable in state))
-    os.replace(part, path)
-
-
 def _restore(path: Path, state, epochs: int) -> int:
     if not path.exists():
         return 0
-    with np.load(path) as saved:
-        epoch, *arrays = (saved[f"arr_{i}"] for i in range(len(saved.files)))
+    epoch, *arrays = checkpoint.restore(path)
     if [a.shape for a in arrays] != [tuple(variable.shape) for variable in state] or not 0 < epoch <= epochs:
         raise ValueError(f"train: {path} is of another training; remove it, or give this one a folder of its own")
     for variable, array in zip(state, arrays, strict=True):
