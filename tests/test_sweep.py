@@ -344,9 +344,11 @@ def test_a_sweep_on_this_computer(tmp_path, log, monkeypatch):
 
 
 PROGRAM = """
-import sys, sweep_tasks
+import signal, sys, sweep_tasks
 from hwlimits.sweep import grid, run
 if __name__ == "__main__":
+    # as in a terminal: what is started in the background of a script ignores it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     first = {"log": sys.argv[1], "n": 1}
     run(sweep_tasks.act, [first, *({**first, "n": n, "do": "wait"} for n in (2, 3))], sys.argv[2], workers=1)
 """
@@ -492,6 +494,7 @@ def test_the_command_prints_a_table_and_names_what_failed(there, tmp_path, log, 
     file = tmp_path / "g.yaml"
     file.write_text(f"task: {TASK}\nfixed: {{log: '{log}'}}\naxes: {{n: [1, 2]}}\n")
     options = ["--scheduler", there.address, "--folder", str(tmp_path / "r")]
+    monkeypatch.setenv("COLUMNS", "300")  # the log's path may be long, and would be broken into lines
     shown = CliRunner().invoke(app, ["sweep", str(file), *options])
     assert shown.exit_code == 0, shown.stderr
     head, _, *lines = shown.stdout.splitlines()
