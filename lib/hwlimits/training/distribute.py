@@ -1,0 +1,107 @@
+"""Data-parallel training on what is there: a TPU, several workers, several GPUs, one GPU, or the processor.
+
+    plan = choose(look())
+    print(plan)                  # which strategy, and why
+    train(strategy(plan), Settings(epochs=3), mnist.load(), folder)
+
+The engine is tf.distribute: it copies the model to each replica, gives each an equal part of every batch, and sums
+the gradients by an all-reduce before a step is made. Several workers are processes, on one computer or on many, that
+find each other by TF_CONFIG; `hwlimits.training.workers` starts them here and starts them again when one dies.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from hwlimits.training.keras import keras, tf
+from hwlimits.training.mnist import ImageSet, scale
+from hwlimits.training.placement import DistributeError, Hardware, Plan, Settings, choose, cluster
+
+
+def look(environment: Mapping[str, str] = os.environ) -> Hardware:
+    """What this process can train on: TF_CONFIG, TPU_NAME and the GPUs that TensorFlow finds.
+
+    Raises DistributeError for a TF_CONFIG that is no cluster of workers.
+    """
+    workers, index = cluster(environment.get("TF_CONFIG", ""))
+    gpus = len(tf.config.list_physical_devices("GPU"))
+    return Hardware(environment.get("TPU_NAME") or None, gpus, workers, index)
+
+
+def strategy(plan: Plan, hardware: Hardware | None = None) -> tf.distribute.Strategy:
+    """The strategy of a plan, ready to be trained with. For several workers it waits until all are there.
+
+    Call it before TensorFlow has run anything. Raises what TensorFlow raises where the devices are not as planned.
+    """
+    if plan.name == "MultiWorkerMirroredStrategy":
+        # RING is what chapter 03 counts the bytes of; on several hosts with GPUs, NCCL would be told here
+        options = tf.distribute.experimental.CommunicationOptions(
+            implementation=tf.distribute.experimental.CommunicationImplementation.RING
+        )
+        return tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
+    if plan.name == "TPUStrategy":
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver((hardware or look()).tpu)
+        tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+        return tf.distribute.TPUStrategy(resolver)
+    if plan.name == "MirroredStrategy":
+        return tf.distribute.MirroredStrategy()
+    if plan.name == "OneDeviceStrategy":
+        return tf.distribute.OneDeviceStrategy("/gpu:0")
+    return tf.distribute.get_strategy()
+
+
+def batches(data: ImageSet, settings: Settings, replicas: int):
+    """(dataset function, steps of an epoch): the same global batches whatever the number of replicas.
+
+    Every worker draws the same order, and takes its own part of each batch: with n workers the first of them has the
+    first n-th. What is left of an epoch behind its last whole batch is not seen in that epoch.
+    Raises DistributeError if the replicas do not divide the batch, or there are fewer images than a batch has.
+    """
+    count = len(data.x_train) if settings.images is None else min(settings.images, len(data.x_train))
+    if settings.batch % replicas:
+        raise DistributeError(f"a batch of {settings.batch} is not to be divided among {replicas} replicas")
+    if count < settings.batch:
+        raise DistributeError(f"a batch of {settings.batch} needs as many images; there are {count}")
+    images, labels = scale(data.x_train[:count]), data.y_train[:count].astype(np.int32)
+
+    def dataset(context):
+        size = settings.batch // context.num_input_pipelines
+        first = context.input_pipeline_id * size
+        order = tf.data.Dataset.range(count).shuffle(count, seed=settings.seed).repeat()
+        mine = order.batch(settings.batch, drop_remainder=True).map(lambda i: i[first : first + size])
+        x, y = tf.constant(images), tf.constant(labels)
+        parts = mine.map(lambda i: (tf.gather(x, i), tf.gather(y, i)))
+        return parts.rebatch(context.get_per_replica_batch_size(settings.batch)).prefetch(2)
+
+    return dataset, count // settings.batch
+
+
+def train(
+    over: tf.distribute.Strategy,
+    settings: Settings,
+    data: ImageSet,
+    folder: Path,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> keras.Model:
+    """Train the case study's network over the replicas of a strategy; `folder` has what it needs to go on.
+
+    A training that was cut off goes on from its last checkpoint if it is started again with the same folder.
+    """
+    from hwlimits.training.models import article_cnn
+
+    keras.utils.set_random_seed(settings.seed)
+    dataset, steps = batches(data, settings, over.num_replicas_in_sync)
+    with over.scope():
+        model = article_cnn()
+        model.compile(keras.optimizers.Adam(settings.learning_rate), "sparse_categorical_crossentropy")
+    restore = keras.callbacks.BackupAndRestore(str(folder / "backup"), save_freq=settings.save_steps)
+    model.fit(
+        over.distribute_datasets_from_function(dataset),
+        epochs=settings.epochs, steps_per_epoch=steps, verbose=0, callbacks=[restore, *callbacks],
+    )  # fmt: skip
+    return model

@@ -1,0 +1,174 @@
+"""Several workers on this computer: start them, watch them, and start all again when one dies.
+
+    found = run(2, Settings(epochs=3), "build/workers")
+    found["error"], found["sent_bytes_per_step"]
+
+    make workers N=2
+
+The workers are processes with a TF_CONFIG, as they would be on as many hosts; between them is the loopback network.
+An all-reduce needs all of them, so one that dies takes the job down: whoever is left waits for it until it is told to
+stop. This supervisor does what a cluster's scheduler does: it ends the others and starts all of them again, and they
+go on from the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from hwlimits.training.placement import DistributeError, Settings
+
+POLL_S = 0.05
+GRACE_S = 5.0
+
+
+class WorkerError(RuntimeError):
+    """The workers died more often than they were to be started again, or did not end in time."""
+
+
+@dataclass(frozen=True)
+class Kill:
+    """An accident to be had: worker number `worker` is killed when it has made `step` steps, in the first attempt."""
+
+    worker: int
+    step: int
+
+
+def run(
+    workers: int,
+    settings: Settings,
+    folder: str | Path,
+    *,
+    source: str = "best",
+    kill: Kill | None = None,
+    restarts: int = 3,
+    limit_s: float = 3600.0,
+    say: Callable[[str], None] = print,
+) -> dict:
+    """Train with so many workers; what the first of them found, with `attempts` and `deaths`.
+
+    `folder` keeps checkpoints, and the workers' words by attempt; a job that was cut off goes on from there.
+    Raises WorkerError if they die more than `restarts` times or take longer than `limit_s` in all, with the last words
+    of the one that died first; DistributeError for what can't be asked of them.
+    """
+    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
+        raise DistributeError(f"run(workers={workers!r}): a whole number of at least 1 is needed")
+    if settings.batch % workers:
+        raise DistributeError(f"a batch of {settings.batch} is not to be divided among {workers} workers")
+    folder = Path(folder).absolute()
+    deaths, until = [], time.monotonic() + limit_s
+    for attempt in range(restarts + 1):
+        place = folder / f"attempt-{attempt}"
+        place.mkdir(parents=True, exist_ok=True)
+        with _started(workers, settings, source, folder, place) as processes:
+            dead = _watch(processes, place, kill if attempt == 0 else None, until)
+        if dead is None:
+            found = json.loads((place / "found.json").read_text(encoding="utf-8"))
+            return found | {"workers": workers, "attempts": attempt + 1, "deaths": deaths}
+        index, code = dead
+        deaths.append({"worker": index, "exit": code})
+        words = (place / f"worker-{index}.log").read_text(encoding="utf-8", errors="replace").strip()[-2000:]
+        if attempt < restarts:
+            say(f"worker {index} of {workers} ended with {_named(code)}; all are started again from the last checkpoint")
+    raise WorkerError(
+        f"{workers} workers were started {restarts + 1} times, and each time one died; the last was worker {index}, "
+        f"with {_named(code)}. Its last words: {words or 'none'}"
+    )
+
+
+@contextlib.contextmanager
+def _started(workers: int, settings: Settings, source: str, folder: Path, place: Path):
+    """The processes, in groups of their own; whatever happens, none is left behind."""
+    processes: list[subprocess.Popen] = []
+    try:
+        addresses = [f"127.0.0.1:{port}" for port in _free_ports(workers)]
+        task = {"settings": asdict(settings), "source": source, "folder": str(folder), "place": str(place)}
+        for index in range(workers):
+            cluster = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+            environment = os.environ | {"TF_CONFIG": json.dumps(cluster)}
+            with (place / f"worker-{index}.log").open("wb") as log:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "hwlimits.training.worker", json.dumps(task)],
+                    env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                )  # fmt: skip
+            processes.append(process)
+        yield processes
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.kill()  # it may hang in a collective, where it hears nothing else
+        for process in processes:
+            process.wait()
+
+
+def _watch(processes: list[subprocess.Popen], place: Path, kill: Kill | None, until: float) -> tuple[int, int] | None:
+    """Wait for all to end. The first that dies and its exit code, or None if all ended well."""
+    while True:
+        codes = [process.poll() for process in processes]
+        for index, code in enumerate(codes):
+            if code:
+                return index, code
+        if not any(code is None for code in codes):
+            return None
+        if time.monotonic() > until:
+            raise WorkerError(f"{len(processes)} workers did not end in the time they were given; see {place}")
+        if kill is not None and _steps(place, kill.worker) >= kill.step:
+            processes[kill.worker].send_signal(signal.SIGKILL)
+            kill = None
+        time.sleep(POLL_S)
+
+
+def _steps(place: Path, worker: int) -> int:
+    """Steps that a worker says it has made."""
+    try:
+        return len((place / f"steps-{worker}").read_bytes())
+    except FileNotFoundError:
+        return 0
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports that nobody has now. One that is taken meanwhile ends the attempt, and the next one asks anew."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def _named(code: int) -> str:
+    """An exit code as people know it.
+
+    >>> _named(-9), _named(1)
+    ('signal SIGKILL', 'exit code 1')
+    """
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m hwlimits.training.workers", description=__doc__.split("\n")[0])
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--source", default="best", help="'mnist', 'mnist-5k', or what there is")
+    parser.add_argument("--folder", type=Path, default=Path("build/workers"))
+    parser.add_argument("--kill", type=int, metavar="STEP", help="kill the last worker after so many steps")
+    options = parser.parse_args(arguments)
+    kill = None if options.kill is None else Kill(options.workers - 1, options.kill)
+    try:
+        found = run(options.workers, Settings(epochs=options.epochs), options.folder, source=options.source, kill=kill)
+    except (DistributeError, WorkerError) as error:
+        raise SystemExit(str(error)) from None
+    print(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()
