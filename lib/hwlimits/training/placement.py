@@ -44,7 +44,7 @@ def cluster(config: str) -> tuple[tuple[str, ...], int]:
         workers = tuple(found["cluster"]["worker"])
         index = found["task"]["index"]
         known = found["task"]["type"] == "worker" and all(isinstance(w, str) and ":" in w for w in workers)
-        if not known or index is True or not 0 <= index < len(workers):
+        if not known or type(index) is not int or not 0 <= index < len(workers):
             raise ValueError
     except (ValueError, TypeError, KeyError, IndexError):
         raise DistributeError(

@@ -79,7 +79,9 @@ def run(
         deaths.append({"worker": index, "exit": code})
         words = (place / f"worker-{index}.log").read_text(encoding="utf-8", errors="replace").strip()[-2000:]
         if attempt < restarts:
-            say(f"worker {index} of {workers} ended with {_named(code)}; all are started again from the last checkpoint")
+            say(
+                f"worker {index} of {workers} ended with {_named(code)}; all are started again from the last checkpoint"
+            )
     raise WorkerError(
         f"{workers} workers were started {restarts + 1} times, and each time one died; the last was worker {index}, "
         f"with {_named(code)}. Its last words: {words or 'none'}"
