@@ -50,7 +50,8 @@ def test_a_cluster_is_read():
 @pytest.mark.parametrize(
     "text",
     ["{", "[]", "3", "{}", config(index=2), config(index=-1), config(index="0"), config(index=True), config(index=0.5),
-     config(kind="ps"), config(workers=("a",)), config(workers=(1,)), config(workers=()), '{"cluster": {"worker": ["a:1"]}}'],
+     config(kind="ps"), config(workers=("a",)), config(workers=(1,)), config(workers=()),
+     '{"cluster": {"worker": ["a:1"]}}'],
 )  # fmt: skip
 def test_what_is_no_cluster_of_workers_is_one_sentence(text):
     with pytest.raises(DistributeError, match="it has to name the workers' addresses and which of them") as error:

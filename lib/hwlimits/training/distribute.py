@@ -19,7 +19,7 @@ import numpy as np
 
 from hwlimits.training.keras import keras, tf
 from hwlimits.training.mnist import ImageSet, scale
-from hwlimits.training.placement import DistributeError, Hardware, Plan, Settings, choose, cluster
+from hwlimits.training.placement import DistributeError, Hardware, Plan, Settings, cluster
 
 
 def look(environment: Mapping[str, str] = os.environ) -> Hardware:

@@ -1,4 +1,4 @@
-"""One worker of `hwlimits.training.workers`: python -m hwlimits.training.worker TASK, TASK in JSON, with a TF_CONFIG."""
+"""One worker of `hwlimits.training.workers`: python -m hwlimits.training.worker TASK (JSON), with a TF_CONFIG."""
 
 from __future__ import annotations
 
