@@ -85,12 +85,13 @@ def train(
     over: tf.distribute.Strategy,
     settings: Settings,
     data: ImageSet,
-    folder: Path,
+    folder: Path | None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> keras.Model:
-    """Train the case study's network over the replicas of a strategy; `folder` has what it needs to go on.
+    """Train the case study's network over the replicas of a strategy.
 
-    A training that was cut off goes on from its last checkpoint if it is started again with the same folder.
+    A training that was cut off goes on from its last checkpoint if it is started again with the same `folder`; without
+    one it starts anew. Raises DistributeError as `batches` does.
     """
     from hwlimits.training.models import article_cnn
 
@@ -99,9 +100,11 @@ def train(
     with over.scope():
         model = article_cnn()
         model.compile(keras.optimizers.Adam(settings.learning_rate), "sparse_categorical_crossentropy")
-    restore = keras.callbacks.BackupAndRestore(str(folder / "backup"), save_freq=settings.save_steps)
+    if folder is not None:
+        restore = keras.callbacks.BackupAndRestore(str(folder / "backup"), save_freq=settings.save_steps)
+        callbacks = [restore, *callbacks]
     model.fit(
         over.distribute_datasets_from_function(dataset),
-        epochs=settings.epochs, steps_per_epoch=steps, verbose=0, callbacks=[restore, *callbacks],
+        epochs=settings.epochs, steps_per_epoch=steps, verbose=0, callbacks=list(callbacks),
     )  # fmt: skip
     return model

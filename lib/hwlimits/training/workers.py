@@ -28,8 +28,8 @@ from pathlib import Path
 
 from hwlimits.training.placement import DistributeError, Settings
 
+WORKER = ("-m", "hwlimits.training.worker")
 POLL_S = 0.05
-GRACE_S = 5.0
 
 
 class WorkerError(RuntimeError):
@@ -100,7 +100,7 @@ def _started(workers: int, settings: Settings, source: str, folder: Path, place:
             environment = os.environ | {"TF_CONFIG": json.dumps(cluster)}
             with (place / f"worker-{index}.log").open("wb") as log:
                 process = subprocess.Popen(
-                    [sys.executable, "-m", "hwlimits.training.worker", json.dumps(task)],
+                    [sys.executable, *WORKER, json.dumps(task)],
                     env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
                 )  # fmt: skip
             processes.append(process)

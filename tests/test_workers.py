@@ -1,0 +1,155 @@
+"""Real workers over loopback: two processes, one of them killed; what they send; the errors of who asks wrongly."""
+
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from hwlimits.collectives import cost
+from hwlimits.training import mnist, workers
+from hwlimits.training.placement import DistributeError, Settings
+from hwlimits.training.workers import Kill, WorkerError, run
+
+SETTINGS = Settings(epochs=2, save_steps=10, images=2000)
+
+
+@pytest.mark.alone
+def test_two_workers_one_killed_go_on_and_end_as_if_nothing_had_been(tmp_path):
+    said = []
+    found = run(2, SETTINGS, tmp_path, source="mnist-5k", kill=Kill(1, 35), restarts=1, limit_s=300, say=said.append)
+    assert found["deaths"] == [{"worker": 1, "exit": -signal.SIGKILL}]
+    assert found["attempts"] == 2
+    assert said == ["worker 1 of 2 ended with signal SIGKILL; all are started again from the last checkpoint"]
+    assert found["plan"].startswith("MultiWorkerMirroredStrategy: TF_CONFIG names 2 workers")
+    steps = SETTINGS.epochs * (SETTINGS.images // SETTINGS.batch)
+    assert steps - 60 < found["steps"] <= steps - 30, "it went on from a checkpoint at step 30 or after"
+
+    # chapter 03's ring: every process sends so much; what gRPC and TCP add is little beside it
+    predicted = 4 * sum(cost("ring", 2, found["parameters"]).sent)
+    assert predicted <= found["sent_bytes_per_step"] <= 1.1 * predicted
+
+    # without an accident, another seed would give an error in this interval, with a probability of 99 %
+    errors = np.array([alone(seed) for seed in (1, 2, 3, 4)])
+    half = stats.t.ppf(0.995, len(errors) - 1) * errors.std(ddof=1) * np.sqrt(1 + 1 / len(errors))
+    assert abs(found["error"] - errors.mean()) <= half, (found["error"], errors)
+    assert half < 0.1, "an interval that holds everything shows nothing"
+
+
+def alone(seed: int) -> float:
+    """The error of an uninterrupted training in this process."""
+    from hwlimits.training import distribute
+    from hwlimits.training.keras import tf
+
+    data = mnist.load("mnist-5k")
+    settings = Settings(epochs=SETTINGS.epochs, images=SETTINGS.images, seed=seed, save_steps=10**6)
+    model = distribute.train(tf.distribute.get_strategy(), settings, data, None)
+    answers = model.predict(mnist.scale(data.x_test), batch_size=500, verbose=0)
+    return float((answers.argmax(axis=1) != data.y_test).mean())
+
+
+def program(tmp_path, monkeypatch, text):
+    """Workers that are a few lines of Python instead of a training."""
+    (tmp_path / "planted.py").write_text("import json, os, sys, time\nfrom pathlib import Path\n" + text)
+    monkeypatch.setattr(workers, "WORKER", ("-u", str(tmp_path / "planted.py")))
+
+
+def test_a_worker_that_dies_each_time_ends_it_with_its_last_words(tmp_path, monkeypatch):
+    program(
+        tmp_path,
+        monkeypatch,
+        """
+if json.loads(os.environ["TF_CONFIG"])["task"]["index"] == 1:
+    print("no more memory"); sys.exit(7)
+time.sleep(600)
+""",
+    )
+    said = []
+    with pytest.raises(WorkerError) as error:
+        run(2, SETTINGS, tmp_path / "job", restarts=2, say=said.append)
+    assert str(error.value) == (
+        "2 workers were started 3 times, and each time one died; the last was worker 1, with exit code 7. "
+        "Its last words: no more memory"
+    )
+    assert said == ["worker 1 of 2 ended with exit code 7; all are started again from the last checkpoint"] * 2
+
+
+def test_all_are_ended_when_one_dies_and_each_attempt_has_other_words(tmp_path, monkeypatch):
+    program(
+        tmp_path,
+        monkeypatch,
+        """
+config = json.loads(os.environ["TF_CONFIG"])
+index, place = config["task"]["index"], Path(json.loads(sys.argv[1])["place"])
+(place / f"pid-{index}").write_text(str(os.getpid()))
+assert len(set(config["cluster"]["worker"])) == 3
+while len(list(place.glob("pid-*"))) < 3:
+    time.sleep(0.02)
+if place.name == "attempt-0":
+    sys.exit(1) if index == 2 else time.sleep(600)
+if index == 0:
+    (place / "found.json").write_text('{"error": 0.5}')
+""",
+    )
+    found = run(3, Settings(batch=66), tmp_path / "job", say=lambda text: None)
+    assert found == {"error": 0.5, "workers": 3, "attempts": 2, "deaths": [{"worker": 2, "exit": 1}]}
+    for path in (tmp_path / "job/attempt-0").glob("pid-*"):
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(path.read_text()), 0)
+
+
+def test_workers_that_hang_are_ended_when_their_time_is_over(tmp_path, monkeypatch):
+    program(tmp_path, monkeypatch, "time.sleep(600)")
+    with pytest.raises(WorkerError, match="^2 workers did not end in the time they were given; see .*attempt-0$"):
+        run(2, SETTINGS, tmp_path / "job", limit_s=0.5)
+
+
+def test_the_one_to_be_killed_is_killed_at_its_step(tmp_path, monkeypatch):
+    program(
+        tmp_path,
+        monkeypatch,
+        """
+index, place = json.loads(os.environ["TF_CONFIG"])["task"]["index"], Path(json.loads(sys.argv[1])["place"])
+for step in range(40):
+    with (place / f"steps-{index}").open("ab") as file:
+        file.write(b".")
+    time.sleep(0.02 if step < 39 or place.name == "attempt-0" else 0)
+time.sleep(600 if place.name == "attempt-0" else 0)
+(place / "found.json").write_text(json.dumps({}))
+""",
+    )
+    found = run(2, SETTINGS, tmp_path / "job", kill=Kill(0, 20), say=lambda text: None)
+    assert found["deaths"] == [{"worker": 0, "exit": -9}]
+    made = len((tmp_path / "job/attempt-0/steps-0").read_bytes())
+    assert 20 <= made < 40
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "run(workers=0): a whole number of at least 1 is needed"),
+     (True, "run(workers=True): a whole number of at least 1 is needed"),
+     (3, "a batch of 64 is not to be divided among 3 workers")],
+)  # fmt: skip
+def test_what_can_not_be_asked_of_workers(tmp_path, count, text):
+    with pytest.raises(DistributeError) as error:
+        run(count, SETTINGS, tmp_path)
+    assert str(error.value) == text
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_prints_what_was_found_and_an_error_in_one_line(tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def found(count, settings, folder, **how):
+        asked.append((count, settings.epochs, folder, how["kill"]))
+        return {"error": 0.25}
+
+    monkeypatch.setattr(workers, "run", found)
+    workers.main(["--workers", "4", "--epochs", "2", "--folder", str(tmp_path), "--kill", "9"])
+    assert asked == [(4, 2, tmp_path, Kill(3, 9))]
+    assert json.loads(capsys.readouterr().out) == {"error": 0.25}
+    monkeypatch.undo()
+    with pytest.raises(SystemExit, match="^a batch of 64 is not to be divided among 5 workers$"):
+        workers.main(["--workers", "5", "--folder", str(tmp_path)])
