@@ -107,6 +107,8 @@ def test_a_closed_torus_has_all_links_of_a_chip():
     assert V5P.levels(2)[0].link.bytes_per_s == lane, "one link and no ring"
     assert V5P.levels(8)[0].link.bytes_per_s == 3 * lane
     assert V5P.levels(16)[0].link.bytes_per_s == 4 * lane
+    flat, lane = Torus.of_link("ici-v5e"), devices.link("ici-v5e").number("lane_rate").value
+    assert [flat.levels(count)[0].link.bytes_per_s / lane for count in (16, 128, 256)] == [2, 3, 4], "rings of 16 alone"
 
 
 # a step

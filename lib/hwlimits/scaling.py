@@ -75,21 +75,28 @@ class Cluster:
 class Torus:
     """Devices on a grid that closes to a ring along each axis, such as the chips of a TPU pod.
 
-    lane   one of a device's links, in one direction; two belong to each axis
+    lane        one of a device's links, in one direction; two belong to each axis
+    closes_at   length from which on an axis is a ring. On a shorter one the ring runs up and down a line, over one
+                link each way, and has half of the bandwidth
 
-    Along an axis of fewer than 4 devices nothing closes: of a line, a device has one link for each direction's
-    sum, and half of the bandwidth. The axes work at the same time, each on a part of the array (Ying et al. 2018).
+    The axes work at the same time, each on a part of the array (Ying et al. 2018).
     """
 
     lane: LinkModel
     axes: int
+    closes_at: int
 
     @classmethod
     def of_link(cls, name: str) -> Torus:
-        """The interconnect of a chip of the registry: as many axes as half of its lanes."""
+        """The interconnect of a chip of the registry: as many axes as half of its lanes.
+
+        Rings close on multiples of 4 where there are three axes, and on 16 where there are two ("How to Scale Your
+        Model", chapter on TPUs).
+        """
         link = devices.link(name)
         lane = LinkModel(_latency_s(link), link.number("lane_rate").value, link.title)
-        return cls(lane, int(link.number("lanes").value) // 2)
+        axes = int(link.number("lanes").value) // 2
+        return cls(lane, axes, closes_at=4 if axes == 3 else 16)
 
     def levels(self, count: int) -> list[Level]:
         """Raises ParallelError for a count that is no power of two: the grid is then not known."""
@@ -99,7 +106,7 @@ class Torus:
         sizes = [1] * self.axes
         for _ in range(count.bit_length() - 1):
             sizes[sizes.index(min(sizes))] *= 2  # as near to a cube as can be
-        together = sum(self.lane.bytes_per_s * (2 if size >= 4 else 1) for size in sizes if size > 1)
+        together = sum(self.lane.bytes_per_s * (2 if size >= self.closes_at else 1) for size in sizes if size > 1)
         link = LinkModel(self.lane.latency_s, together, self.lane.name) if together else self.lane
         return [Level(size, link) for size in sizes if size > 1] or [Level(1, link)]
 
