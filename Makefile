@@ -69,7 +69,7 @@ results-qat: $(INSTALLED)  ## make data/results/qat_bits.csv: 8, 4 and 2 bits, a
 results-frontier: $(INSTALLED)  ## make data/results/frontier.csv and frontier/*.hwz: five points, three seeds (hours; resumes)
 	$(RUN) -m hwlimits.training.frontier
 
-results-frontier-choices: $(INSTALLED)  ## make data/results/frontier_choices.csv: the trials behind the frontier's points (an hour; resumes)
+results-frontier-choices: $(INSTALLED)  ## make data/results/frontier_choices.csv: what its settings do, on images held out (an hour; resumes)
 	$(RUN) -m hwlimits.training.frontier_choices
 
 results-memory: $(INSTALLED)  ## make data/results/training_memory.csv: ten networks, predicted and measured (12 minutes)

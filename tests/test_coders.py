@@ -138,7 +138,7 @@ def test_codes_of_shared_weights_have_their_values_order():
     assert (np.diff(codes[kept][order].astype(int)) >= 0).all()
 
 
-def test_files_of_the_frontier_are_inputs_when_there_are_some(tmp_path, monkeypatch):
+def test_one_file_of_each_point_of_the_frontier_is_an_input(tmp_path, monkeypatch):
     hwz = pytest.importorskip("hwlimits.hwz")
     from hwlimits.compressed import Layer, Network, Tensor
 
@@ -147,9 +147,10 @@ def test_files_of_the_frontier_are_inputs_when_there_are_some(tmp_path, monkeypa
     (tmp_path / "frontier").mkdir()
     monkeypatch.setattr(data, "path", lambda name: tmp_path)
     assert coder_inputs.frontier() == {}
-    hwz.write(tmp_path / "frontier/small.hwz", network)
+    for seed in range(2):
+        hwz.write(tmp_path / f"frontier/small-{seed}.hwz", network)
     (found,) = coder_inputs.frontier().items()
-    assert found[0] == "small.hwz"
+    assert found[0] == "small-0.hwz"
     assert all(np.array_equal(a, b) for a, b in zip(found[1], codes, strict=True))
 
 

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from hwlimits import data, plots
-from hwlimits.training import frontier, frontier_report
+from hwlimits.training import frontier, frontier_choices, frontier_report
 
 
 def row(name, seed, file_bytes, error, **more):
@@ -38,6 +38,19 @@ def test_measured_rows_are_ours_with_numbers(table):
     assert rows[1]["file_bytes"] == 8_600
     assert rows[1]["max_error"] == 0.008
     assert made_by == {"date": "2026-11-27"}
+
+
+def test_trials_are_the_rows_of_one_code_with_numbers(tmp_path, monkeypatch):
+    (tmp_path / "results").mkdir()
+    monkeypatch.setattr(data, "path", lambda name: tmp_path / name)
+    base = dict.fromkeys(frontier_choices.COLUMNS, 0) | {"bits": 3, "rate": 1.5, "held_out_error": 0.02}
+    with (tmp_path / "results/frontier_choices.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, frontier_choices.COLUMNS)
+        writer.writeheader()
+        writer.writerows([base | {"coding": code, "file_bytes": 700 + len(code)} for code in ("rans", "contexts")])
+    (found,) = frontier_report.tried()
+    assert (found["file_bytes"], found["bits"], found["rate"], found["held_out_error"]) == (708, 3, 1.5, 0.02)
+    assert [row["file_bytes"] for row in frontier_report.tried("rans")] == [704]
 
 
 def test_a_claim_is_the_mean_error_and_the_largest_file():

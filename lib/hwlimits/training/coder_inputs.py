@@ -46,7 +46,7 @@ def made_up() -> dict[str, list[np.ndarray]]:
 
 
 def stored() -> dict[str, list[np.ndarray]]:
-    """The weights of the stored files: int8 of LiteRT's, and the codes of every .hwz file of the frontier."""
+    """The weights of the stored files: int8 of LiteRT's, and the codes of the frontier's .hwz files."""
     found = {
         name: [layer.weights for layer in LiteRTFile.read(data.path(file)).layers] for name, file in STORED.items()
     }
@@ -54,8 +54,8 @@ def stored() -> dict[str, list[np.ndarray]]:
 
 
 def frontier() -> dict[str, list[np.ndarray]]:
-    """The codes in data/results/frontier/*.hwz by the files' names; empty where there are none."""
-    files = sorted((data.path("results") / "frontier").glob("*.hwz"))
+    """The codes in data/results/frontier/*-0.hwz, one seed's file of each point, by the files' names; empty without."""
+    files = sorted((data.path("results") / "frontier").glob("*-0.hwz"))
     if not files:
         return {}
     from hwlimits import hwz  # not at the top: until there are such files, nothing needs it

@@ -32,6 +32,18 @@ def measured() -> tuple[list[dict], dict]:
     return [row | {name: kind(row[name]) for name, kind in numbers.items()} for row in rows], made_by
 
 
+def tried(code: str = "contexts") -> list[dict]:
+    """Rows of data/results/frontier_choices.csv, numbers as numbers: short trainings, the error of images held out.
+
+    Raises FileNotFoundError that says how it is made if there is no such table.
+    """
+    numbers = {"sparsity": float, "bits": int, "rate": float, "teacher": float, "parameters": int, "nonzero": int,
+               "file_bytes": int, "held_out_error": float}  # fmt: skip
+    with data.path("results/frontier_choices.csv").open(encoding="utf-8", newline="") as lines:
+        rows = [row for row in csv.DictReader(lines) if row["coding"] == code]
+    return [row | {name: kind(row[name]) for name, kind in numbers.items()} for row in rows]
+
+
 def records() -> list[dict]:
     """The published results of data/papers.yaml, each with the `kind` of its size, a key of `KINDS`."""
     found = data.papers("mnist_compression")
