@@ -91,6 +91,9 @@ def test_clusters():
     assert H100S.levels(24) == [Level(8, H100S.inner), Level(3, H100S.outer, ring=False)]
     assert H100S.inner.bytes_per_s == devices.link("nvlink-4").bytes_per_s
     assert H100S.outer.bytes_per_s == devices.link("infiniband-ndr").bytes_per_s
+    shared = Cluster.of_links("nvlink-2", "infiniband-edr", per_node=4, links_per_node=1)
+    assert shared.outer.bytes_per_s == devices.link("infiniband-edr").bytes_per_s / 4, "four devices share one"
+    assert shared.outer.latency_s == link_model("infiniband-edr").latency_s
 
 
 def test_a_torus_is_as_near_to_a_cube_as_can_be():
@@ -207,6 +210,7 @@ def test_times_to_train_do_not_scale_as_throughput_does():
         (lambda: H100S.levels(0), "levels(count=0): must be a whole number, at least 1"),
         (lambda: V5P.levels(12), "levels(count=12): the grid is laid out for powers of two only"),
         (lambda: Cluster.of_links("nvlink-4", "infiniband-ndr", 0), "Cluster.of_links(per_node=0): must be a whole"),
+        (lambda: Cluster.of_links("nvlink-4", "infiniband-ndr", 8, 0), "Cluster.of_links(links_per_node=0): must be"),
         (
             lambda: link_model("usb-2"),
             "usb-2: no latency is known of a usb link; known are nvlink, pcie, infiniband, ethernet, ici",

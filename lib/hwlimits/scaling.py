@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any, Protocol
 
@@ -49,17 +49,25 @@ class Network(Protocol):
 
 @dataclass(frozen=True)
 class Cluster:
-    """Nodes of `per_node` devices, joined by `inner`; and between nodes `outer`, one such link for each device."""
+    """Nodes of `per_node` devices, joined by `inner`; between nodes each device has a link `outer` of its own."""
 
     inner: LinkModel
     outer: LinkModel
     per_node: int
 
     @classmethod
-    def of_links(cls, inner: str, outer: str, per_node: int) -> Cluster:
-        """Links of the registry by name, with the latencies of data/papers.yaml."""
-        (per_node,) = _whole("Cluster.of_links", per_node=per_node)
-        return cls(link_model(inner), link_model(outer), per_node)
+    def of_links(cls, inner: str, outer: str, per_node: int, links_per_node: int | None = None) -> Cluster:
+        """Links of the registry by name, with the latencies of data/papers.yaml.
+
+        links_per_node   of the outer ones, whose bandwidth the node's devices share; None: one for each device
+
+        >>> Cluster.of_links("nvlink-2", "infiniband-edr", per_node=4, links_per_node=2).outer.bytes_per_s / 1e9
+        6.25
+        """
+        links = per_node if links_per_node is None else links_per_node
+        per_node, links = _whole("Cluster.of_links", per_node=per_node, links_per_node=links)
+        one = link_model(outer)
+        return cls(link_model(inner), replace(one, bytes_per_s=one.bytes_per_s * links / per_node), per_node)
 
     def levels(self, count: int) -> list[Level]:
         """Raises ParallelError for more devices than a node has that do not fill whole nodes."""
