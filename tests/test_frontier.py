@@ -2,6 +2,7 @@
 
 import csv
 import os
+import runpy
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hwlimits.bits import CodingError
 from hwlimits.compressed import tensor_shapes
 from hwlimits.data import cache_folder
 from hwlimits.machine import provenance
-from hwlimits.sweep import runs
+from hwlimits.sweep import runs, settings
 from hwlimits.training import frontier
 from hwlimits.training import mnist as mnist_data
 from hwlimits.training.frontier import COLUMNS, POINTS, SEEDS, TARGETS, file_name, layers_of, measure, published
@@ -154,6 +155,20 @@ def test_the_command_writes_table_and_files_and_for_choices_neither(swept, monke
     assert list(rows[0]) == list(COLUMNS)
     assert (rows[0]["file_bytes"], float(rows[0]["test_error"])) == (str(len(found[1])), found[0]["test_error"])
     assert [row["source"] for row in rows[1:]] == [row["source"] for row in published()]
+
+
+def test_as_a_program_its_task_is_one_that_other_processes_can_import(monkeypatch):
+    class Asked(Exception):
+        pass
+
+    def ask(task, points, **how):
+        raise Asked(settings.task_name(task), len(points))
+
+    monkeypatch.setattr(frontier, "run", ask)
+    monkeypatch.setattr("sys.argv", ["frontier", "--held-out", "5000", "--points", "6 kB", "--seeds", "3", "4"])
+    with pytest.warns(RuntimeWarning, match="found in sys.modules"), pytest.raises(Asked) as asked:  # as it is here
+        runpy.run_module("hwlimits.training.frontier", run_name="__main__")
+    assert asked.value.args == ("hwlimits.training.frontier:train", 2)
 
 
 def test_a_file_has_a_name_of_its_own_for_each_point_and_seed():

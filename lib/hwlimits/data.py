@@ -24,6 +24,17 @@ def path(name: str) -> Path:
     )
 
 
+def papers(part: str) -> list[dict]:
+    """Rows of one part of data/papers.yaml: what others published, each with its source and the day it was read.
+
+    >>> papers("data_parallel_scaling")[0]["name"]
+    'Goyal et al. 2017'
+    """
+    import yaml  # not at the top: few need it
+
+    return yaml.safe_load(path("papers.yaml").read_text(encoding="utf-8"))[part]
+
+
 def cache_folder() -> Path:
     """The folder for what can be made again (downloads, machine cards): HWLIMITS_CACHE, or the system's usual place."""
     import pooch  # not at the top: it takes a tenth of a second

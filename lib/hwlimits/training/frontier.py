@@ -243,4 +243,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from hwlimits.training import frontier  # other processes import `train` by this name; '__main__' is none of theirs
+
+    frontier.main()

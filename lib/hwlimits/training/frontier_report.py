@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-import yaml
 
 from hwlimits import data, plots
 
@@ -47,7 +46,7 @@ def tried(code: str = "contexts") -> list[dict]:
 
 def records() -> list[dict]:
     """The published results of data/papers.yaml, each with the `kind` of its size, a key of `KINDS`."""
-    found = yaml.safe_load(data.path("papers.yaml").read_text(encoding="utf-8"))["mnist_compression"]
+    found = data.papers("mnist_compression")
     for record in found:
         if record["kind"] not in KINDS:
             raise ValueError(f"papers.yaml: {record['name']} has the kind {record['kind']!r}: {', '.join(KINDS)}")
