@@ -96,7 +96,7 @@ bench: $(INSTALLED)  ## measure the kernels beside C, OpenBLAS, scipy.sparse and
 bench-compression: $(INSTALLED)  ## measure the int8 and sparse kernels alone; the other rows of that table stay
 	$(RUN) -m hwlimits.training.bench --compression
 
-bench-coding: $(INSTALLED) build/nncodec-venv/.installed  ## coders on the same integers, nncodec among them: data/results/coders.csv (20 minutes, a C++ compiler)
+bench-coding: $(INSTALLED) build/nncodec-venv/.installed  ## coders on the same integers, nncodec among them: data/results/coders.csv (10 minutes, a C++ compiler)
 	$(RUN) -m hwlimits.training.coders --nncodec build/nncodec-venv/bin/python
 
 # An environment of its own: nncodec wants NumPy 1, and the course does not want nncodec.

@@ -54,13 +54,16 @@ def stored() -> dict[str, list[np.ndarray]]:
 
 
 def frontier() -> dict[str, list[np.ndarray]]:
-    """The codes in data/results/frontier/*-0.hwz, one seed's file of each point, by the files' names; empty without."""
+    """The kernels in data/results/frontier/*-0.hwz, one seed's file of each point, by the files' names; empty without.
+
+    Weights alone, as in the other inputs: a dozen biases have an entropy that tells nothing, as it leaves their table out.
+    """
     files = sorted((data.path("results") / "frontier").glob("*-0.hwz"))
     if not files:
         return {}
     from hwlimits import hwz  # not at the top: until there are such files, nothing needs it
 
-    return {file.name: [tensor.codes for tensor in hwz.read(file).tensors] for file in files}
+    return {file.name: [t.codes for t in hwz.read(file).tensors if t.codes.ndim > 1] for file in files}
 
 
 def four_bits(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
