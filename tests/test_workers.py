@@ -3,9 +3,13 @@
 import json
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from scipy import stats
 
 from hwlimits.collectives import cost
@@ -13,6 +17,7 @@ from hwlimits.training import mnist, workers
 from hwlimits.training.placement import DistributeError, Settings
 from hwlimits.training.workers import Kill, WorkerError, run
 
+CLUSTERS = Path(__file__).parents[1] / "clusters"
 SETTINGS = Settings(epochs=2, save_steps=10, images=2000)
 
 
@@ -137,6 +142,45 @@ def test_what_can_not_be_asked_of_workers(tmp_path, count, text):
         run(count, SETTINGS, tmp_path)
     assert str(error.value) == text
     assert not list(tmp_path.iterdir())
+
+
+def test_a_worker_on_a_host_gets_its_config_from_the_command(tmp_path, monkeypatch):
+    program(
+        tmp_path,
+        monkeypatch,
+        """
+task = json.loads(sys.argv[1])
+Path(task["place"], "said").write_text(os.environ["TF_CONFIG"] + task["folder"])
+""",
+    )
+    command = [
+        sys.executable,
+        "-c",
+        f"from hwlimits.training import workers; workers.WORKER = {workers.WORKER!r}; workers.main()",
+    ]
+    asked = ["--hosts", "a:1, b:2", "--index", "1", "--folder", str(tmp_path / "job")]
+    subprocess.run([*command, *asked], check=True)
+    expected = {"cluster": {"worker": ["a:1", "b:2"]}, "task": {"type": "worker", "index": 1}}
+    assert (tmp_path / "job/hosts/said").read_text() == json.dumps(expected) + str(tmp_path / "job")
+    with pytest.raises(SystemExit, match="TF_CONFIG is .* it has to name the workers' addresses"):
+        workers.main(["--hosts", "a:1,b:2", "--index", "2"])
+
+
+@pytest.mark.parametrize("name", ["hosts.sh", "dask_ssh.sh", "workers.slurm", "dask.slurm"])
+def test_a_template_for_a_cluster_is_a_shell_script(name):
+    subprocess.run(["bash", "-n", str(CLUSTERS / name)], check=True)
+
+
+def test_the_template_for_kubernetes_starts_the_workers_it_names():
+    service, job = yaml.safe_load_all((CLUSTERS / "workers.yaml").read_text())
+    spec, name = job["spec"], job["metadata"]["name"]
+    (container,) = spec["template"]["spec"]["containers"]
+    hosts = next(a for a in container["args"] if a.startswith("--hosts=")).removeprefix("--hosts=").split(",")
+    subdomain, port = spec["template"]["spec"]["subdomain"], container["ports"][0]["containerPort"]
+    assert hosts == [f"{name}-{index}.{subdomain}:{port}" for index in range(spec["completions"])]
+    assert service["metadata"]["name"] == subdomain
+    assert service["spec"]["selector"] == {"job-name": name}
+    assert spec["parallelism"] == spec["completions"]
 
 
 def test_the_command_prints_what_was_found_and_an_error_in_one_line(tmp_path, monkeypatch, capsys):

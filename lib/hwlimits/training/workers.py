@@ -5,6 +5,9 @@
 
     make workers N=2
 
+On several hosts somebody else starts the workers and starts them again: see clusters/. Each is then
+`python -m hwlimits.training.workers --hosts node1:2222,node2:2222 --index 0`, with its own index.
+
 The workers are processes with a TF_CONFIG, as they would be on as many hosts; between them is the loopback network.
 An all-reduce needs all of them, so one that dies takes the job down: whoever is left waits for it until it is told to
 stop. This supervisor does what a cluster's scheduler does: it ends the others and starts all of them again, and they
@@ -25,8 +28,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NoReturn
 
-from hwlimits.training.placement import DistributeError, Settings
+from hwlimits.training.placement import DistributeError, Settings, cluster
 
 WORKER = ("-m", "hwlimits.training.worker")
 POLL_S = 0.05
@@ -94,13 +98,12 @@ def _started(workers: int, settings: Settings, source: str, folder: Path, place:
     processes: list[subprocess.Popen] = []
     try:
         addresses = [f"127.0.0.1:{port}" for port in _free_ports(workers)]
-        task = {"settings": asdict(settings), "source": source, "folder": str(folder), "place": str(place)}
+        task = _task(settings, source, folder, place)
         for index in range(workers):
-            cluster = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
-            environment = os.environ | {"TF_CONFIG": json.dumps(cluster)}
+            environment = os.environ | {"TF_CONFIG": _config(addresses, index)}
             with (place / f"worker-{index}.log").open("wb") as log:
                 process = subprocess.Popen(
-                    [sys.executable, *WORKER, json.dumps(task)],
+                    [sys.executable, *WORKER, task],
                     env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
                 )  # fmt: skip
             processes.append(process)
@@ -111,6 +114,27 @@ def _started(workers: int, settings: Settings, source: str, folder: Path, place:
                 process.kill()  # it may hang in a collective, where it hears nothing else
         for process in processes:
             process.wait()
+
+
+def _task(settings: Settings, source: str, folder: Path, place: Path) -> str:
+    return json.dumps({"settings": asdict(settings), "source": source, "folder": str(folder), "place": str(place)})
+
+
+def _config(addresses: Sequence[str], index: int) -> str:
+    return json.dumps({"cluster": {"worker": list(addresses)}, "task": {"type": "worker", "index": index}})
+
+
+def become(hosts: str, index: int, settings: Settings, folder: Path, source: str) -> NoReturn:
+    """Let this process become worker number `index` of those at `hosts`, 'HOST:PORT,HOST:PORT'; it does not return.
+
+    `folder` is one that all hosts see. Raises DistributeError where TF_CONFIG would name no such worker.
+    """
+    config = _config([host.strip() for host in hosts.split(",")], index)
+    cluster(config)
+    place = folder.absolute() / "hosts"
+    place.mkdir(parents=True, exist_ok=True)
+    os.environ["TF_CONFIG"] = config
+    os.execv(sys.executable, [sys.executable, *WORKER, _task(settings, source, folder.absolute(), place)])
 
 
 def _watch(processes: list[subprocess.Popen], place: Path, kill: Kill | None, until: float) -> tuple[int, int] | None:
@@ -163,10 +187,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--source", default="best", help="'mnist', 'mnist-5k', or what there is")
     parser.add_argument("--folder", type=Path, default=Path("build/workers"))
     parser.add_argument("--kill", type=int, metavar="STEP", help="kill the last worker after so many steps")
+    parser.add_argument("--hosts", help="be one worker of these, 'HOST:PORT,HOST:PORT', instead of starting all here")
+    parser.add_argument("--index", type=int, default=0, help="with --hosts: which of them")
     options = parser.parse_args(arguments)
+    settings = Settings(epochs=options.epochs)
     kill = None if options.kill is None else Kill(options.workers - 1, options.kill)
     try:
-        found = run(options.workers, Settings(epochs=options.epochs), options.folder, source=options.source, kill=kill)
+        if options.hosts:
+            become(options.hosts, options.index, settings, options.folder, options.source)
+        found = run(options.workers, settings, options.folder, source=options.source, kill=kill)
     except (DistributeError, WorkerError) as error:
         raise SystemExit(str(error)) from None
     print(json.dumps(found, indent=1))
