@@ -56,7 +56,7 @@ def stored() -> dict[str, list[np.ndarray]]:
 def frontier() -> dict[str, list[np.ndarray]]:
     """The kernels in data/results/frontier/*-0.hwz, one seed's file of each point, by the files' names; empty without.
 
-    Weights alone, as in the other inputs: a dozen biases have an entropy that tells nothing, as it leaves their table out.
+    Weights alone, as in the other inputs: the entropy of a dozen biases leaves out the table it needs.
     """
     files = sorted((data.path("results") / "frontier").glob("*-0.hwz"))
     if not files:
