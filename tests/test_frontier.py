@@ -1,15 +1,18 @@
 """The points of the frontier: architectures, a small sweep from training to table, published rows, the stored table."""
 
 import csv
+import dataclasses
 import os
 import runpy
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from hwlimits import compressed, hwz
 from hwlimits import data as files
 from hwlimits.bits import CodingError
+from hwlimits.cli import app
 from hwlimits.compressed import tensor_shapes
 from hwlimits.data import cache_folder
 from hwlimits.machine import provenance
@@ -248,6 +251,21 @@ def test_each_stored_file_is_what_its_row_says(name):
         assert network.layers == layers_of(row["architecture"])
         assert network.parameters == int(row["parameters"])
         assert sum(int(np.count_nonzero(tensor.codes)) for tensor in network.tensors) == int(row["nonzero"])
+
+
+def test_the_command_says_that_the_sample_is_no_test_of_a_network_that_has_seen_it(monkeypatch):
+    sample = mnist_data.load("mnist-5k")
+    path = files.path(f"results/{of_point('700 B')[0]['file']}")
+    wrong = round(1000 * compressed.error_rate(hwz.read(path), sample.x_test, sample.y_test))
+    said = {}
+    for source in ("mnist-5k", "mnist"):
+        monkeypatch.setattr(mnist_data, "load", lambda s=source: dataclasses.replace(sample, source=s))
+        result = CliRunner().invoke(app, ["evaluate", str(path)])
+        assert result.exit_code == 0, result.output
+        said[source] = " ".join(result.output.split())
+        assert f"{wrong} of 1,000 test images are wrong, {wrong / 1000:.2%} ({source})." in said[source]
+    assert "this is no test of it" in said["mnist-5k"]
+    assert "this is no test of it" not in said["mnist"]
 
 
 @pytest.fixture(scope="module")

@@ -93,3 +93,8 @@ def write(found: Evaluation, path: Path) -> None:
     size = f"{network.parameters:,} parameters in {found.file_bytes:,} bytes"
     wrong = f"{found.wrong:,} of {found.images:,} test images are wrong, {found.wrong / found.images:.2%}"
     terminal.write(f"\n{path}: {size}; {wrong} ({found.source}).")
+    if found.source != "mnist":
+        terminal.write(
+            "The sample's images come from MNIST's training set: a network that learned from all of it has seen them, "
+            "and this is no test of it. With all of MNIST (HWLIMITS_MNIST names the file) its test images are taken."
+        )
