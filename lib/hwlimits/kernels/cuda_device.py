@@ -77,7 +77,7 @@ if SIMULATED:
             array[index + i] = values[i]
 
     def dp4a(x, y, total):
-        """total + the sum of four products of int8, the bytes of int32 `x` and `y`: one instruction (sm_61 and later)."""
+        """total + the sum of four products of int8, the bytes of int32 `x` and `y`: one instruction from sm_61 on."""
         x, y = (np.array([v], np.int32).view(np.int8).astype(np.int32) for v in (x, y))
         return np.int32(total + int(np.dot(x, y)))
 
@@ -119,7 +119,7 @@ else:
 
     @intrinsic
     def dp4a(typing_context, x, y, total):
-        """total + the sum of four products of int8, the bytes of int32 `x` and `y`: one instruction (sm_61 and later)."""
+        """total + the sum of four products of int8, the bytes of int32 `x` and `y`: one instruction from sm_61 on."""
 
         def code(context, builder, signature, arguments):
             word = ir.IntType(32)

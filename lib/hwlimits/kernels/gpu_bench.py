@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -42,12 +43,15 @@ UNIT = 2.0**-24  # a float32 operation's relative error
 
 
 class Bench:
-    """The sections of the benchmark; each yields rows. `rounds` and `elements` make it quick or long."""
+    """The sections of the benchmark; each yields rows. Its sizes make it quick or long."""
 
-    def __init__(self, quick: bool, tiles: str):
-        self.quick = quick
+    def __init__(self, quick: bool, tiles: str, multiprocessors: int):
         self.rounds = 5 if quick else 15
         self.elements = 1 << (24 if quick else 26)  # 64 MiB or 256 MiB an array
+        self.products_sizes = (2048,) if quick else (4096, 8192)  # all stages at the first one
+        self.images = 1024 if quick else 8192
+        self.transfer_sizes = TRANSFERS[: 6 if quick else None]
+        self.peak_threads, self.peak_steps = multiprocessors * 16 * cuda_peak.THREADS, 512
         self.tiles = [tuple(map(int, choice.split("x"))) for choice in tiles.split(",") if choice]
         self.clock = EventClock()
         self.random = np.random.default_rng(0)
@@ -57,14 +61,14 @@ class Bench:
         return self.random.random(shape, dtype=np.float32) * np.float32(2) - np.float32(1)
 
     def row(self, kernel, stage, size, run, *, bytes_=0, flops=0, beside=None, error=0.0, **more) -> dict:
-        """Time `run`, beside another, (name, call, its bytes or FLOPs), if there is one."""
+        """Time `run`, beside another if there is one: (name, call, 'bytes' or 'flops', how many)."""
         row = {"kernel": kernel, "stage": stage, "size": size, "bytes": bytes_, "flops": flops, **more}
         if beside is None:
             timing = measure(run, repeats=3 * self.rounds, min_sample_s=5e-3, clock=self.clock)
         else:
-            name, other, work = beside
+            name, other, unit, work = beside
             found = compare(other, run, rounds=self.rounds, min_sample_s=5e-3, clock=self.clock)
-            timing, scale = found.b, (flops or bytes_) / work
+            timing, scale = found.b, row[unit] / work
             row |= {"baseline": name, "baseline_s": found.a.median_s, "share": found.ratio * scale}
             row |= {"share_low": found.low * scale, "share_high": found.high * scale, "aa_ratio": found.aa_ratio}
             row |= {"void": found.void, "noisy": found.a.noisy or found.b.noisy}
@@ -75,7 +79,7 @@ class Bench:
         n = self.elements
         a, b, s = self.numbers(n), self.numbers(n), np.float32(0.7)
         a_, b_, out, other = gpu.to_device(a), gpu.to_device(b), poisoned(n), poisoned(n)
-        beside = "copy within the device, by the driver", lambda: other.copy_to_device(a_), 8 * n
+        beside = "copy within the device, by the driver", lambda: other.copy_to_device(a_), "bytes", 8 * n
         yield self.row("copy", "driver", n, lambda: out.copy_to_device(a_), bytes_=8 * n, beside=beside)
         for stage, launch in cuda.COPY.items():
             out = poisoned(n)
@@ -89,9 +93,7 @@ class Bench:
             launch(a_, b_, s, out)
             error = check(f"triad {stage}", out.copy_to_host(), exact, 4 * UNIT)
             run = lambda f=launch, y=out: f(a_, b_, s, y)  # noqa: E731
-            yield self.row("triad", stage, n, run, bytes_=12 * n, flops=2 * n, beside=beside, error=error) | {
-                "share_of": "bytes/s"
-            }
+            yield self.row("triad", stage, n, run, bytes_=12 * n, flops=2 * n, beside=beside, error=error)
         exact, bound = a.sum(dtype=float), (np.log2(n) + 4 * cuda.LOADS) * UNIT * np.abs(a).sum(dtype=float)
         for stage in cuda.TOTAL:
             start, result = cuda.totalling(stage, a_)
@@ -106,7 +108,7 @@ class Bench:
         a, bias = self.numbers(rows, columns), self.numbers(columns)
         a_, bias_, other = gpu.to_device(a), gpu.to_device(bias), poisoned((rows, columns))
         moved = 8 * a.size
-        beside = "copy within the device, by the driver", lambda: other.copy_to_device(a_), moved
+        beside = "copy within the device, by the driver", lambda: other.copy_to_device(a_), "bytes", moved
         for stage, launch in cuda.TRANSPOSE.items():
             out = poisoned((columns, rows))
             launch(a_, out)
@@ -124,13 +126,13 @@ class Bench:
 
     def products(self) -> Iterator[dict]:
         """float32 products beside the vendor's; all stages at the first size, the last ones at the others."""
-        for n in (2048,) if self.quick else (4096, 8192):
-            stages = cuda_gemm.STAGES if n <= 4096 else cuda_gemm.STAGES[2:]
+        for n in self.products_sizes:
+            stages = cuda_gemm.STAGES if n == self.products_sizes[0] else cuda_gemm.STAGES[2:]
             yield from self._products(n, [(stage, cuda_gemm.TILES) for stage in stages])
 
     def sweep(self) -> Iterator[dict]:
         """`vector_tiles` with other tiles."""
-        yield from self._products(2048 if self.quick else 4096, [("vector_tiles", tiles) for tiles in self.tiles])
+        yield from self._products(self.products_sizes[0], [("vector_tiles", tiles) for tiles in self.tiles])
 
     def _products(self, n: int, choices) -> Iterator[dict]:
         a, b = self.numbers(n, n), self.numbers(n, n)
@@ -143,7 +145,7 @@ class Bench:
             name, call = vendor
             call()
             check(name, c_.copy_to_host()[rows], exact, bound)
-            beside = name, call, flops
+            beside = name, call, "flops", flops
         for stage, tiles in choices:
             out = poisoned((n, n))
             run = lambda s=stage, t=tiles, y=out: cuda_gemm.launch(s, a_, b_, y, t)  # noqa: E731
@@ -154,11 +156,11 @@ class Bench:
 
     def int8(self) -> Iterator[dict]:
         """int8 products, four factors a word, beside the same kernel with float32."""
-        n = 2048 if self.quick else 4096
+        n = self.products_sizes[0]
         a, b = self.random.integers(-128, 128, (2, n, n), dtype=np.int8)
         x, y, out = self.numbers(n, n), self.numbers(n, n), poisoned((n, n))
         x_, y_, flops = gpu.to_device(x), gpu.to_device(y), 2 * n**3
-        beside = "register_tiles, float32", lambda: cuda_gemm.launch("register_tiles", x_, y_, out), flops
+        beside = "register_tiles, float32", lambda: cuda_gemm.launch("register_tiles", x_, y_, out), "flops", flops
         a_, b_ = gpu.to_device(cuda_gemm.words(a)), gpu.to_device(np.ascontiguousarray(cuda_gemm.words(b).T))
         rows = np.arange(256) * 257 % n
         exact = a[rows].astype(float) @ b.T.astype(float)  # integers below 2**53: exact
@@ -171,7 +173,7 @@ class Bench:
 
     def convolutions(self) -> Iterator[dict]:
         """The case study's two convolutions, on many images."""
-        images = 1024 if self.quick else 8192
+        images = self.images
         for layer, (height, width, channels, filters, edge) in cuda_conv.LAYERS.items():
             x, weights = self.numbers(images, height, width, channels), self.numbers(edge, edge, channels, filters)
             bias, shape = self.numbers(filters), (images, height - edge + 1, width - edge + 1, filters)
@@ -185,7 +187,7 @@ class Bench:
             if vendor := vendor_convolution(*arguments):
                 name, call = vendor
                 check(name, call().permute(0, 2, 3, 1).cpu().numpy()[some], exact, bound)
-                beside = name, call, flops
+                beside = name, call, "flops", flops
             for stage in cuda_conv.STAGES:
                 out = poisoned(shape)
                 run = lambda s=stage, y=out, z=arguments: cuda_conv.launch(s, *z, y)  # noqa: E731
@@ -196,7 +198,7 @@ class Bench:
 
     def roofline(self) -> Iterator[dict]:
         """The peak, from registers; and points between the memory's and the peak's limit."""
-        threads, steps = gpu.get_current_device().MULTIPROCESSOR_COUNT * 16 * cuda_peak.THREADS, 512
+        threads, steps = self.peak_threads, self.peak_steps
         out, kernel = poisoned(threads), cuda_peak.fma_peak()
         run = lambda: kernel[threads // cuda_peak.THREADS, cuda_peak.THREADS](out, steps)  # noqa: E731
         run()
@@ -226,7 +228,7 @@ class Bench:
     def transfers(self) -> Iterator[dict]:
         """Copies between host and device, as numba starts them: page-locked ('pinned') memory and other."""
         for memory, allocate in (("pinned", lambda n: gpu.pinned_array(n, np.uint8)), ("pageable", _pageable)):
-            for nbytes in TRANSFERS[: 6 if self.quick else None]:
+            for nbytes in self.transfer_sizes:
                 host, back, device = allocate(nbytes), allocate(nbytes), gpu.device_array(nbytes, np.uint8)
                 host[:] = self.random.integers(0, 256, nbytes, dtype=np.uint8)
                 back[:] = 0
@@ -306,9 +308,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{COMMAND} measures a GPU. {why_not()}", file=sys.stderr)
         return 2
     made_by = commit_of(options.commit)
+    warnings.filterwarnings("ignore", ".*under-utilization.*")  # of launches that are meant to be small
     device = describe()
     print(f"{device['name']}, compute capability {device['compute_capability']}, {device['nvidia_smi']}", flush=True)
-    bench, rows, failures = Bench(options.quick, options.tiles), [], []
+    bench, rows, failures = Bench(options.quick, options.tiles, device["multiprocessors"]), [], []
     for name in wanted:
         try:
             for row in SECTIONS[name](bench):
@@ -317,7 +320,7 @@ def main(arguments: list[str] | None = None) -> int:
         except Exception:  # the other sections are worth having; the failure is stored, shown, and the exit status
             failures.append({"section": name, "error": traceback.format_exc(limit=-3)})
             print(f"{name} FAILED\n{traceback.format_exc(limit=-6)}", flush=True)
-    record = provenance(COMMAND, seeds=[0], quick=options.quick) | {"commit": made_by, "versions": versions(PACKAGES)}
+    record = provenance(COMMAND, seeds=[0], quick=options.quick) | made_by | {"versions": versions(PACKAGES)}
     result = {"provenance": record, "device": device | {"nvidia_smi_after": smi()}, "rows": rows, "failures": failures}
     result["transfers"] = [
         {"direction": kernel, "memory": memory, **latency_and_bandwidth(some)}
@@ -333,13 +336,16 @@ def main(arguments: list[str] | None = None) -> int:
     return 1 if failures else 0
 
 
-def commit_of(given: str | None) -> str:
-    """The commit of this code: the checkout's, or `given` where there is none. Raises DirtyTree if nobody knows it."""
+def commit_of(given: str | None) -> dict[str, str]:
+    """The commit of this code for the provenance: the checkout's, or `given` where the checkout does not tell one.
+
+    What the checkout says instead is kept beside it. Raises DirtyTree if nobody tells a commit, or both another one.
+    """
     here = commit()
     if len(here) == 40 and given in (None, here):
-        return here
-    if here == "unknown" and given and len(given) == 40:
-        return given
+        return {"commit": here}
+    if len(here) != 40 and given and len(given) == 40:
+        return {"commit": given, "checkout": here}
     raise DirtyTree(
         f"A stored result names the commit that made it, and this is {here}, with --commit {given}: commit the changes "
         "first, or, outside a checkout, give its 40 digits with --commit."
