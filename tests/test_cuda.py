@@ -135,10 +135,11 @@ def test_a_wrong_argument_is_refused_in_one_sentence(call, kind, says):
 def bench(monkeypatch):
     """The benchmark with sizes for the simulator; a row is run once, and timed by nobody."""
     small = gpu_bench.Bench.__new__(gpu_bench.Bench)
-    small.rounds, small.elements, small.products_sizes, small.images = 1, 144, (16,), 1
+    small.rounds, small.elements, small.products_sizes, small.images = 1, 64, (16,), 1
     small.transfer_sizes, small.peak_threads, small.peak_steps = (64, 256), cuda_peak.THREADS, 1
     small.tiles, small.clock, small.random = [(8, 16, 8)], time.perf_counter, np.random.default_rng(0)
-    monkeypatch.setattr(cuda_conv, "LAYERS", {"conv": (5, 4, 2, 3, 3)})
+    monkeypatch.setattr(cuda_conv, "LAYERS", {"conv": (4, 4, 2, 2, 3)})
+    monkeypatch.setattr(cuda_gemm, "STAGES", ("naive", "register_tiles", "vector_tiles"))  # seconds less
     return small
 
 

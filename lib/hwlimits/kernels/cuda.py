@@ -364,6 +364,7 @@ def total(a: np.ndarray, stage: str = "shuffles") -> np.float32:
     """
     a = _flat("total", "a", a)
     _check_stage("total", TOTAL, stage)
+    _check_some("total", a.shape)
     start, result = totalling(stage, cuda.to_device(a))
     start()
     return result.copy_to_host()[0]
@@ -381,10 +382,14 @@ def _check_stage(what: str, stages, stage: str) -> None:
         raise ValueError(f"{what}: there is no stage {stage!r}; choose one of {', '.join(stages)}")
 
 
-def _run(what: str, stages: dict, stage: str, arguments: tuple, shape) -> np.ndarray:
-    _check_stage(what, stages, stage)
+def _check_some(what: str, shape) -> None:
     if 0 in shape:
         raise ValueError(f"{what}: the array is empty; a GPU starts no kernel for nothing")
+
+
+def _run(what: str, stages: dict, stage: str, arguments: tuple, shape) -> np.ndarray:
+    _check_stage(what, stages, stage)
+    _check_some(what, shape)
     out = cuda.device_array(shape, np.float32)
     stages[stage](*(cuda.to_device(x) if isinstance(x, np.ndarray) else x for x in arguments), out)
     return out.copy_to_host()
