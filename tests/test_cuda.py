@@ -157,10 +157,41 @@ def test_each_section_of_the_benchmark_checks_its_kernels(section, bench, monkey
     assert all(row["error_of_bound"] <= 1 for row in rows)
 
 
+def test_a_wrong_stage_is_recorded_and_the_next_one_goes_on(bench, monkeypatch):
+    monkeypatch.setattr(gpu_bench.Bench, "row", once)
+    launch = cuda_gemm.launch
+    monkeypatch.setattr(cuda_gemm, "launch", lambda stage, *rest: None if stage == "bytes" else launch(stage, *rest))
+    wrong, right = gpu_bench.SECTIONS["int8"](bench)
+    assert wrong["failed"].startswith("int8 bytes: 256 of 256 elements are wrong")
+    assert (right["stage"], "failed" in right) == ("dp4a", False)
+
+
+def test_tiles_that_threads_do_not_load_whole_are_refused():
+    says = "tiles 256x128x8: 512 threads load 2048 elements at a time, and a tile of B has 1024; make depth a multiple"
+    with pytest.raises(ValueError, match=f"^{says} of 16$"):
+        cuda_gemm.vector_tiles(256, 128, 8)
+    for tiles, why in (
+        ((256, 512, 4), "2048 threads"),
+        ((128, 128, 64), "66560 bytes"),
+        ((12, 8, 4), "multiples of 8"),
+    ):
+        assert why in cuda_gemm.tiles_fault(*tiles)
+    for choice in gpu_bench.SWEEP.split(","):
+        assert not cuda_gemm.tiles_fault(*map(int, choice.split("x")))
+
+
+@pytest.mark.parametrize(("tiles", "says"), [("256x128x8", "make depth a multiple of 16"), ("8x8", "rows x columns")])
+def test_the_benchmark_refuses_tiles(tiles, says, capsys):
+    with pytest.raises(SystemExit):
+        gpu_bench.main(["--tiles", tiles])
+    assert says in capsys.readouterr().err
+
+
 def test_multiply_adds_for_each_element():
-    a = np.float32([0, 0.25, 1, 0.5])
-    out = gpu_tools.poisoned(4)
-    cuda_peak.intensity(3)[1, 1](cuda_device.cuda.to_device(a), out)
+    a = np.float32([0, 0.25, 1, 0.5, 0.75, 0.1, 0.2, 0.3])
+    factors = cuda_device.cuda.to_device(np.float32([cuda_peak.FACTOR, cuda_peak.SUMMAND]))
+    out = gpu_tools.poisoned(8)
+    cuda_peak.intensity(3)[1, 1](cuda_device.cuda.to_device(a), factors, out)
     exact = a.astype(float)
     for _ in range(3):
         exact = exact * cuda_peak.FACTOR + cuda_peak.SUMMAND

@@ -81,9 +81,19 @@ if SIMULATED:
         x, y = (np.array([v], np.int32).view(np.int8).astype(np.int32) for v in (x, y))
         return np.int32(total + int(np.dot(x, y)))
 
+    def multiply_adds(count):
+        """The function (x, f, s) that does x * f + s `count` times with each of a tuple of float32."""
+
+        def steps(x, f, s):
+            for _ in range(count):
+                x = tuple(v * f + s for v in x)
+            return x
+
+        return steps
+
 else:
     from llvmlite import ir
-    from numba.core import types
+    from numba.core import cgutils, types
     from numba.cuda.extending import intrinsic
 
     _FOUR = ir.VectorType(ir.FloatType(), 4)
@@ -129,3 +139,22 @@ else:
             return builder.call(instruction, arguments)
 
         return types.int32(types.int32, types.int32, types.int32), code
+
+    def multiply_adds(count):
+        """The function (x, f, s) that does x * f + s `count` times with each of a tuple of float32, written out."""
+
+        @intrinsic
+        def steps(typing_context, x, f, s):
+            def code(context, builder, signature, arguments):
+                lanes, f, s = arguments
+                real = ir.FloatType()
+                kind = ir.FunctionType(real, [real] * 3)
+                fma = cgutils.get_or_insert_function(builder.module, kind, "llvm.fma.f32")
+                values = [builder.extract_value(lanes, i) for i in range(signature.return_type.count)]
+                for _ in range(count):
+                    values = [builder.call(fma, (value, f, s)) for value in values]
+                return context.make_tuple(builder, signature.return_type, values)
+
+            return x(x, types.float32, types.float32), code
+
+        return steps

@@ -15,6 +15,7 @@ Volkov and Demmel, "Benchmarking GPUs to tune dense linear algebra" (SC 2008), f
 from __future__ import annotations
 
 from functools import cache
+from math import lcm
 
 import numpy as np
 from numba import float32, int32
@@ -70,12 +71,15 @@ def _fma(x, y, total):
 
 @cuda.jit(device=True)
 def _bytes(x, y, total):
-    """What dp4a does, in the instructions that a processor without it needs."""
-    total += (x << int32(24) >> int32(24)) * (y << int32(24) >> int32(24))
-    total += (x << int32(16) >> int32(24)) * (y << int32(16) >> int32(24))
-    total += (x << int32(8) >> int32(24)) * (y << int32(8) >> int32(24))
-    total += (x >> int32(24)) * (y >> int32(24))
-    return total
+    """What dp4a does, in the instructions that a processor without it needs.
+
+    numba's shift of int32 is int64: unless it is cut to 32 bits, the byte's sign is not at the top.
+    """
+    total += (int32(x << 24) >> 24) * (int32(y << 24) >> 24)
+    total += (int32(x << 16) >> 24) * (int32(y << 16) >> 24)
+    total += (int32(x << 8) >> 24) * (int32(y << 8) >> 24)
+    total += (x >> 24) * (y >> 24)
+    return int32(total)
 
 
 @cuda.jit(device=True)
@@ -138,12 +142,41 @@ def register_tiles(rows: int, columns: int, depth: int, operation: str = "fma"):
     return kernel
 
 
+def tiles_fault(rows: int, columns: int, depth: int) -> str:
+    """Why `vector_tiles` can't have these tiles, in one sentence; empty if it can.
+
+    >>> tiles_fault(128, 128, 16)
+    ''
+    >>> tiles_fault(256, 128, 8)
+    'tiles 256x128x8: 512 threads load 2048 elements at a time, and a tile of B has 1024; make depth a multiple of 16'
+    """
+    what = f"tiles {rows}x{columns}x{depth}"
+    if min(rows, columns, depth) < 1 or rows % HIGH or columns % WIDE or depth % 4:
+        return f"{what}: rows and columns must be multiples of {HIGH}, depth of 4, all above 0"
+    threads = rows * columns // (HIGH * WIDE)
+    if threads > 1024:
+        return f"{what}: they need {threads} threads, and a block has at most 1024; make rows or columns smaller"
+    if (size := 4 * depth * (rows + 4 + columns)) > 48 * 1024:
+        return f"{what}: they need {size} bytes of shared memory, and a block has 49152; make depth smaller"
+    for name, edge in (("A", rows), ("B", columns)):
+        if edge * depth % (4 * threads):
+            multiple = lcm(4 * threads, edge) // edge
+            return (
+                f"{what}: {threads} threads load {4 * threads} elements at a time, and a tile of {name} has "
+                f"{edge * depth}; make depth a multiple of {multiple}"
+            )
+    return ""
+
+
 @cache
 def vector_tiles(rows: int, columns: int, depth: int):
     """The kernel that loads 16 bytes at a time; `rows`, `columns` and `depth` divide m, n and k.
 
     A thread's rows and columns are groups of four. Its arrays are flat: an address is one multiply-add.
+    Raises ValueError for tiles that its threads do not load whole (`tiles_fault`).
     """
+    if fault := tiles_fault(rows, columns, depth):
+        raise ValueError(fault)
     across, down = columns // WIDE, rows // HIGH
     threads = across * down
     a_row = rows + 4  # of the tile of A, turned round; 4 more keep its rows at multiples of 16 bytes, in other banks
