@@ -34,7 +34,7 @@ def naive(a, b, c):
     """A thread for each element of C. Neighbours in a warp read neighbours of B, and all of them one element of A.
 
     So its loads are coalesced. numba's counter and indices, which have 64 bits and may be negative, take most of its
-    instructions: some twenty for each multiply-add in the machine code for sm_90.
+    instructions: some twenty for each multiply-add in its PTX.
     """
     j, i = cuda.grid(2)
     if i < c.shape[0] and j < c.shape[1]:
@@ -98,9 +98,8 @@ _OPERATIONS = {"fma": _fma, "bytes": _bytes, "dp4a": _dp4a}
 def register_tiles(rows: int, columns: int, depth: int, operation: str = "fma"):
     """The kernel whose threads sum HIGH x WIDE elements of C each, any shape: zeros stand in behind an edge.
 
-    A thread's rows and columns lie `down` and `across` apart, so that the threads of a warp read neighbours. In the
-    machine code for sm_90 the questions about edges and the 64-bit indices of the loads are ten times as many
-    instructions as the 64 multiply-adds of the inner loop: `vector_tiles`, which asks nothing, gains most from that.
+    A thread's rows and columns lie `down` and `across` apart, so that the threads of a warp read neighbours. Its
+    loads ask about edges and count in 64 bits; how much of its time that takes is not measured.
     """
     real = float32 if operation == "fma" else int32
     multiply_add = _OPERATIONS[operation]
