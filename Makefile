@@ -93,6 +93,9 @@ bench: $(INSTALLED)  ## measure the kernels beside C, OpenBLAS, scipy.sparse and
 bench-compression: $(INSTALLED)  ## measure the int8 and sparse kernels alone; the other rows of that table stay
 	$(RUN) -m hwlimits.training.bench --compression
 
+xla-bench: $(INSTALLED)  ## measure JAX's device (CPU, GPU or TPU): data/results/xla_*.json (some minutes, a quiet computer)
+	$(RUN) -m hwlimits.xla --out data/results
+
 bench-coding: $(INSTALLED) build/nncodec-venv/.installed  ## coders on the same integers, nncodec among them: data/results/coders.csv (20 minutes, a C++ compiler)
 	$(RUN) -m hwlimits.training.coders --nncodec build/nncodec-venv/bin/python
 
@@ -113,4 +116,4 @@ format: $(INSTALLED)  ## format the code
 clean:  ## remove what was built (the virtual environment and trained models)
 	rm -rf $(VENV) build dist
 
-.PHONY: help setup case-study test lab execute results-case-study results-choices results-memory results-kernel-differences results-predictions results-gains results-qat results-frontier results-frontier-choices results-fast-cnn bench bench-compression bench-coding lock format clean
+.PHONY: help setup case-study test lab execute results-case-study results-choices results-memory results-kernel-differences results-predictions results-gains results-qat results-frontier results-frontier-choices results-fast-cnn bench bench-compression bench-coding xla-bench lock format clean

@@ -157,12 +157,9 @@ def measured(quick: bool, budget_s: float, clock: Callable[[], float] = time.per
                 sides = {"a_side": even, "b_side": odd, "batch": batch, "precision": precision}
                 found["comparisons"].append(sides | plain(one))
 
-    sizes_bytes = (
-        [2**12, 2**16, 2**20, 2**22] if quick else [2**12, 2**14, 2**16, 2**18, 2**20, 2**22, 2**24, 2**26, 2**28]
-    )
-    copies = [
-        (size, run(f"copy of {size} bytes", lambda s=size: xla.host_to_device(s, **options))) for size in sizes_bytes
-    ]
+    copies = []
+    for power in range(12, 23 if quick else 29, 2):
+        copies.append((2**power, run(f"copy of {2**power} bytes", lambda n=2**power: xla.host_to_device(n, **options))))
     found["host_to_device"] = [
         {"bytes": size, "bytes_per_s": size / took.median_s, "timing": took} for size, took in copies if took
     ]
@@ -217,9 +214,8 @@ def main(arguments: list[str] | None = None) -> None:
     found = measured(given.quick, given.seconds)
     given.out.mkdir(parents=True, exist_ok=True)
     target = given.out / file_name(device, machine()["cpu"])
-    target.write_text(
-        json.dumps({"provenance": record, "quick": given.quick} | found, indent=1) + "\n", encoding="utf-8"
-    )
+    result = {"provenance": record, "quick": given.quick} | found
+    target.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(f"wrote {target}")
 
 

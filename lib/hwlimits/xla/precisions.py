@@ -13,8 +13,8 @@ import numpy as np
 
 # name -> (type that XLA multiplies, JAX's precision, what it is)
 PRECISIONS = {
-    "float32": ("f32", "highest", "float32, precision 'highest': no TF32; on a TPU, whose units multiply bfloat16, several passes"),
-    "tf32": ("f32", "default", "float32 rounded to TF32 in the tensor cores: precision 'default' on an NVIDIA GPU from 8.0 on"),
+    "float32": ("f32", "highest", "float32, precision 'highest': no TF32; on a TPU, several passes of bfloat16"),
+    "tf32": ("f32", "default", "float32 as TF32 in tensor cores: precision 'default' on an NVIDIA GPU from 8.0 on"),
     "bfloat16": ("bf16", "default", "bfloat16 in and out"),
     "int8": ("s8", "default", "int8 in, int32 out"),
 }  # fmt: skip

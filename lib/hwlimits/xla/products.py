@@ -65,8 +65,8 @@ def _prepared(size, precision: str, batch: int):
     types = multiplied_types(program.as_text() or "")
     if types - {kind}:
         raise XlaError(
-            f"a {precision} product can't be measured here: XLA compiles it for {here['platform']} ({here['kind']}) to one "
-            f"of {', '.join(sorted(types))}; ask for that precision, whose time it would be."
+            f"a {precision} product can't be measured here: XLA compiles it for {here['platform']} ({here['kind']}) "
+            f"to one of {', '.join(sorted(types))}; ask for that precision, whose time it would be."
         )
     got = np.asarray(program(*on_device)).reshape(batch, m, n)
     rows, columns = (np.unique(np.linspace(0, side - 1, 16).astype(int)) for side in (m, n))
