@@ -269,7 +269,8 @@ def test_sizes_that_can_t_be(jax, size, precision, text):
 
 
 def test_sizes_are_compared_with_a_control(jax):
-    found = xla.compare_products(16, 17, rounds=3, attempts=1, min_sample_s=1e-4)
+    one, other, found = xla.compare_products(16, (17, 2, 3), batch=2, rounds=3, attempts=1, **SHORT)
+    assert (one.shape, other.shape, other.batch) == ((16, 16, 16), (17, 2, 3), 2)
     assert isinstance(found, Comparison)
     assert found.aa_ratio > 0
 
@@ -339,7 +340,8 @@ def test_the_command_writes_what_it_found_and_what_made_it(jax, monkeypatch, tmp
     assert {"float32", "int8"} <= measured
     for precision in set(xla.PRECISIONS) - measured:
         assert any(name.startswith(f"{precision} product") for name in found["left_out"]), "lacking, and said so"
-    assert len(found["comparisons"]) == 2 * len(measured)
+    assert len(found["comparisons"]) == len(found["products"]) / 2 == 2 * len(measured)
+    assert [one["bytes"] for one in found["host_to_device"]] == [2**p for p in range(12, 23, 2)]
 
 
 def test_a_full_run_wants_a_commit(jax, monkeypatch, capsys, tmp_path):

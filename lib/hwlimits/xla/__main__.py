@@ -57,6 +57,8 @@ class Run:
 def _shown(found: Any) -> str:
     if isinstance(found, xla.Product):
         return f"{found.timing}, {quantity(found.flops_per_s, 'FLOP/s')}, compiled in {seconds(found.compile_s)}"
+    if isinstance(found, tuple):
+        return "; ".join(_shown(one) for one in found)
     if isinstance(found, dict) and "points" in found:
         ratios = ", ".join(f"{point['ratio']:.2f}" for point in found["points"])
         rates = quantity(found["triad"]["bytes_per_s"], "B/s"), quantity(found["peak"]["flops_per_s"], "FLOP/s")
@@ -127,42 +129,28 @@ def measured(quick: bool, budget_s: float, clock: Callable[[], float] = time.per
         line = {"elements": elements_for(guess or 0.0, 0.02)}
     found["roofline"] = run("roofline", lambda: xla.roofline(**line, **options))
 
-    first = run("first guess, product", lambda: xla.matrix_product(512 if on_cpu else 2048, repeats=3))
-    side = 256 if quick else side_for(first.flops_per_s if first else 0.0, 0.03 if on_cpu else 0.02)
-    found["products"], found["comparisons"] = [], []
-
-    def product(size: int, precision: str, batch: int = 1) -> None:
-        name = f"{precision} product of {size}, batch {batch}"
-        one = run(name, lambda: xla.matrix_product(size, precision, batch=batch, **options))
-        if one:
-            found["products"].append(one)
-
-    for precision in xla.PRECISIONS:
-        product(side, precision)
-
-    sizes = [(side, side + 1, False)] + ([(128, 100, True)] if quick else [(1024, 1025, True), (128, 100, True)])
-    for even, odd, batched in sizes:
-        for precision in [one for one in xla.PRECISIONS if any(p.precision == one for p in found["products"])]:
-            batch = _batch(even, precision, BATCH_BYTES // (64 if on_cpu else 1)) if batched else 1
-            if batched:
-                product(even, precision, batch)
-            product(odd, precision, batch)
-            one = run(
-                f"{precision} products of {even} and {odd}, batch {batch}",
-                lambda a=even, b=odd, p=precision, n=batch: xla.compare_products(
-                    a, b, p, batch=n, rounds=5, attempts=1 if quick else 2
-                ),
-            )
-            if one:
-                sides = {"a_side": even, "b_side": odd, "batch": batch, "precision": precision}
-                found["comparisons"].append(sides | plain(one))
-
     copies = []
     for power in range(12, 23 if quick else 29, 2):
         copies.append((2**power, run(f"copy of {2**power} bytes", lambda n=2**power: xla.host_to_device(n, **options))))
     found["host_to_device"] = [
         {"bytes": size, "bytes_per_s": size / took.median_s, "timing": took} for size, took in copies if took
     ]
+
+    first = run("first guess, product", lambda: xla.matrix_product(512 if on_cpu else 2048, repeats=3))
+    side = 256 if quick else side_for(first.flops_per_s if first else 0.0, 0.03 if on_cpu else 0.02)
+    found["products"], found["comparisons"] = [], []
+    batch_bytes = BATCH_BYTES // (64 if on_cpu else 1)
+    for even, odd in [(side, side + 1), (128, 100)] if quick else [(side, side + 1), (1024, 1025), (128, 100)]:
+        for precision in xla.PRECISIONS:
+            batch = 1 if even == side else _batch(even, precision, batch_bytes)
+            three = run(
+                f"{precision} products of {even} and {odd}, batch {batch}",
+                lambda a=even, b=odd, p=precision, n=batch: xla.compare_products(a, b, p, batch=n, **options),
+            )
+            if three:
+                found["products"] += three[:2]
+                sides = {"a_side": even, "b_side": odd, "batch": batch, "precision": precision}
+                found["comparisons"].append(sides | plain(three[2]))
     return plain(found) | {"left_out": run.left_out}
 
 

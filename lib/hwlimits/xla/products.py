@@ -85,11 +85,23 @@ def matrix_product(size: int | Sequence[int], precision: str = "float32", *, bat
     Raises XlaError for a precision that the device lacks, for one that XLA widens before it multiplies, and
     for a wrong result.
     """
-    call, sync, compile_s, multiplied, error = _prepared(size, precision, batch)
+    prepared = _prepared(size, precision, batch)
+    return _product(size, precision, batch, prepared, timing)
+
+
+def compare_products(
+    a, b, precision: str = "float32", *, batch: int = 1, rounds: int = 5, attempts: int = 2, **timing
+) -> tuple[Product, Product, Comparison]:
+    """Products of two sizes, each as `matrix_product` gives it, and their times interleaved with an A/A control.
+
+    rounds, attempts   options of hwlimits.machine.timing.compare. Each product is compiled once.
+    """
+    prepared = [_prepared(size, precision, batch) for size in (a, b)]
+    one, other = (_product(size, precision, batch, each, timing) for size, each in zip((a, b), prepared, strict=True))
+    (call_a, sync, *_), (call_b, *_) = prepared
+    return one, other, compare(call_a, call_b, rounds=rounds, attempts=attempts, sync=sync)
+
+
+def _product(size, precision: str, batch: int, prepared, timing: dict) -> Product:
+    call, sync, compile_s, multiplied, error = prepared
     return Product(_sides(size), batch, precision, measure(call, sync=sync, **timing), compile_s, multiplied, error)
-
-
-def compare_products(a, b, precision: str = "float32", *, batch: int = 1, **options) -> Comparison:
-    """Times of products of two sizes, interleaved, with an A/A control: as hwlimits.machine.timing.compare."""
-    (call_a, sync, *_), (call_b, *_) = (_prepared(size, precision, batch) for size in (a, b))
-    return compare(call_a, call_b, sync=sync, **options)
