@@ -23,6 +23,7 @@ from hwlimits.xla.precisions import TILE
 
 EXTRA_PACKAGES = ("jax", "jaxlib", "ml_dtypes", "jax-cuda12-plugin", "jax-cuda13-plugin", "libtpu")
 ITEM_BYTES = {"float32": 12, "tf32": 12, "bfloat16": 6, "int8": 6}  # of a, b and the product
+BUDGET_S = 600.0
 LARGEST_SIDE, SMALLEST_SIDE = 8192, 256
 BATCH_BYTES = 2**29
 MOST_ELEMENTS, FEWEST_ELEMENTS = 2**27, 2**24  # from 64 MiB an array: beyond a cache, below a GPU's memory
@@ -183,17 +184,24 @@ def made_by(command: str, commit: str | None, device: dict) -> dict:
     return record
 
 
+def _command(given: argparse.Namespace) -> str:
+    options = ["--quick"] if given.quick else []
+    options += [f"--seconds {given.seconds:g}"] if given.seconds != BUDGET_S else []
+    return f"python -m hwlimits.xla {' '.join(options)}" if options else "make xla-bench"
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m hwlimits.xla", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the result")
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that it runs")
-    parser.add_argument("--seconds", type=float, default=600, help="start nothing after so long (default: %(default)s)")
+    parser.add_argument(
+        "--seconds", type=float, default=BUDGET_S, help="start nothing after so long (default: %(default)s)"
+    )
     parser.add_argument("--commit", help="the commit that runs, where there is no git to ask")
     given = parser.parse_args(arguments)
     try:
         device = xla.device()
-        command = "python -m hwlimits.xla --quick" if given.quick else "make xla-bench"
-        record = made_by(command, given.commit, device)
+        record = made_by(_command(given), given.commit, device)
         if given.commit is None and not given.quick:
             require_clean_commit()
     except (xla.XlaError, RuntimeError) as error:
