@@ -128,6 +128,8 @@ def measured(quick: bool, budget_s: float, clock: Callable[[], float] = time.per
     else:
         guess = run("first guess, bytes/s", _guessed_bytes_per_s)
         line = {"elements": elements_for(guess or 0.0, 0.02)}
+        if on_cpu:  # whose ridge is at few FLOP/byte, and whose calls would take seconds
+            line |= {"steps": (1, 2, 4, 8, 16, 32), "peak_steps": 64}
     found["roofline"] = run("roofline", lambda: xla.roofline(**line, **options))
 
     copies = []
