@@ -86,8 +86,7 @@ def _steps(count: int, **settings) -> tuple[Timing, int]:
 
 def scoring_rows(here: Card, images: np.ndarray, counts: Sequence[int], size: scaling_rows.Size) -> Iterator[dict]:
     """Images scored over Dask: by workers that are there, and on all cores by those that must be started first."""
-    path, cores = data.path(FILE), usable_cores()
-    file = LiteRTFile.read(path)
+    file, cores = LiteRTFile.read(data.path(FILE)), usable_cores()
     parts = -(-len(images) // scoring.PART)
     loopback = here.bandwidth_bytes_per_s("loopback")
     exchange_s = HOPS * (images.nbytes + parts * len(file.content)) / loopback
@@ -100,32 +99,36 @@ def scoring_rows(here: Card, images: np.ndarray, counts: Sequence[int], size: sc
     serial = measure(lambda: file.outputs(images), repeats=size.repeats, min_sample_s=1e-9)
     yield row("serial", "score", alone, serial, workers=1, tasks=1, policy="static")
 
-    def call(images, count, part=scoring.PART, scheduler=None) -> float:
-        begun = time.perf_counter()
-        found = scoring.score(path, images, workers=count, part=part, scheduler=scheduler)
-        took_s = time.perf_counter() - begun
-        if len(found) != len(images):
-            raise RuntimeError(f"{len(images)} images were to be scored, and {len(found)} were")
-        return took_s
-
     for n in counts:
         with cluster.local(n, n) as client:
             client.wait_for_workers(n)
             address = client.scheduler_info()["address"]
-            few = [images[:1], images[:SCORED]]
-            call(images[: 4 * n], n, 1, address)  # each worker loads what it needs
-            one, many = (
-                scaling_rows.again(lambda x=x, n=n: call(x, n, 1, address), size.repeats).median_s for x in few
-            )
+            _score(images[: 4 * n], n, part=1, scheduler=address)  # each worker loads what it needs
+            few = {"part": 1, "scheduler": address}
+            one, many = (_scored(images[:k], n, size.repeats, **few).median_s for k in (1, SCORED))
             overhead = Overhead.of_empty(0.0, one, many, SCORED)
             predicted = predict(sizes, rates, n, overhead=overhead, **what)
-            measured = scaling_rows.again(lambda n=n: call(images, n, scheduler=address), size.repeats)
+            measured = _scored(images, n, size.repeats, scheduler=address)
         yield row("dask", "score", predicted, measured, workers=n, tasks=parts, serial_s=serial.median_s)
         if n == cores:
-            start_s = scaling_rows.again(lambda n=n: call(images[:n], n, 1), size.cold).median_s
+            start_s = _scored(images[:n], n, size.cold, part=1).median_s
             cold = predict(sizes, rates, n, overhead=Overhead(start_s, 0.0, overhead.task_s), **what)
-            measured = scaling_rows.again(lambda n=n: call(images, n), size.cold)
+            measured = _scored(images, n, size.cold)
             yield row("dask", "score", cold, measured, workers=n, tasks=parts, serial_s=serial.median_s, pool="cold")
+
+
+def _scored(images: np.ndarray, count: int, repeats: int, **how) -> Timing:
+    return scaling_rows.again(lambda: _score(images, count, **how), repeats)
+
+
+def _score(images: np.ndarray, count: int, **how) -> float:
+    """Seconds of one scoring. Raises RuntimeError if it gave another number of scores."""
+    begun = time.perf_counter()
+    found = scoring.score(data.path(FILE), images, workers=count, **how)
+    took_s = time.perf_counter() - begun
+    if len(found) != len(images):
+        raise RuntimeError(f"{len(images)} images were to be scored, and {len(found)} were")
+    return took_s
 
 
 def all_rows(here: Card, quick: bool = False) -> Iterator[dict[str, Any]]:
