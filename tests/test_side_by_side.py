@@ -26,15 +26,16 @@ def test_a_task_that_is_alone_has_a_core_for_itself_and_the_other_waits():
 
 
 @pytest.mark.parametrize(
-    ("policy", "makespan", "handed"), [("static", 25.0, 2), ("chunked", 20.0, 4), ("lpt", 20.0, 2)]
+    ("policy", "makespan", "handed"), [("static", 20.0, 2), ("chunked", 13.0, 4), ("lpt", 12.0, 2)]
 )
 def test_waiting_and_handing_out_depend_on_the_policy(policy, makespan, handed):
-    """Blocks of 1 + 3 and 12 + 8, in units of 0.8 s; or 1, 3 and 12, 8."""
+    """Tasks of 1, 3, 12 and 8 s: blocks of 4 and 20; as they come, 1 + 12 and 3 + 8; longest first, 12 and 8 + 3 + 1."""
     costs = [8.0, 24.0, 96.0, 64.0]
     found = predict(costs, CORES2, 2, resource="compute", policy=policy, overhead=Overhead(5.0, 0.25, 0.125))
     simulated = scheduling.run(policy, costs, [8.0, 8.0]).makespan_s
     assert found.work_s == 192 / 16
     assert found.work_s + found.wait_s == pytest.approx(simulated)
+    assert simulated == makespan
     assert found.overhead_s == 0.25 + handed * 0.125
     assert found.predicted_s == pytest.approx(5.0 + 0.25 + handed * 0.125 + simulated)
 
@@ -76,7 +77,8 @@ def test_a_row_has_what_its_columns_say():
     ("call", "text"),
     [(lambda: predict([1.0], CORES2, 0, resource="compute"),
       "predict(workers=0): a whole number of at least 1 is needed"),
-     (lambda: predict([], CORES2, 2, resource="compute"), "predict: there are no tasks; give the amount of at least one"),
+     (lambda: predict([], CORES2, 2, resource="compute"),
+      "predict: there are no tasks; give the amount of at least one"),
      (lambda: predict([1.0], CORES2, 1, resource="disk"), "resource 'disk': choose from compute, memory bandwidth"),
      (lambda: Prediction(work_s=-1.0), "a prediction can't have {'work_s': -1.0}: each part is a number of at least 0"),
      (lambda: Overhead.of_empty(0.0, 1.0, 1.0, 1), "of_empty(count=1): the time of a task needs at least 2 of them"),
