@@ -29,7 +29,7 @@ def test_a_task_that_is_alone_has_a_core_for_itself_and_the_other_waits():
     ("policy", "makespan", "handed"), [("static", 20.0, 2), ("chunked", 13.0, 4), ("lpt", 12.0, 2)]
 )
 def test_waiting_and_handing_out_depend_on_the_policy(policy, makespan, handed):
-    """Tasks of 1, 3, 12 and 8 s: blocks of 4 and 20; as they come, 1 + 12 and 3 + 8; longest first, 12 and 8 + 3 + 1."""
+    """Of 1, 3, 12 and 8 s: blocks of 4 and 20; as they come, 1 + 12 and 3 + 8; longest first, 12 and 8 + 3 + 1."""
     costs = [8.0, 24.0, 96.0, 64.0]
     found = predict(costs, CORES2, 2, resource="compute", policy=policy, overhead=Overhead(5.0, 0.25, 0.125))
     simulated = scheduling.run(policy, costs, [8.0, 8.0]).makespan_s
