@@ -122,7 +122,8 @@ def _taught(images: mnist.ImageSet) -> variants.Variants:
         return variants.prepare(images, len(images.x_train) - held_out, folder)
 
 
-# How each point is trained. Found with 5,000 training images held out: `make results-frontier-choices`.
+# How each point is trained. Found by single trainings with 5,000 training images held out (`--held-out`); what the
+# settings do is shown by `make results-frontier-choices`.
 POINTS = {
     "lenet-300-100": {
         "architecture": "lenet-300-100", "bits": 4, "rate": 3.0, "learning_rate": 1e-3, "quantized_rate": 1e-3,

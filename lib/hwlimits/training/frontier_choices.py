@@ -1,4 +1,4 @@
-"""What was tried for the frontier: a grid of settings, each measured on 5,000 training images that were held out.
+"""What the settings of the frontier do: a grid of them, each measured on 5,000 training images that were held out.
 
     make results-frontier-choices      makes data/results/frontier_choices.csv; resumes
 

@@ -63,7 +63,7 @@ def run(
 
     `folder` keeps checkpoints, and the workers' words by attempt; a job that was cut off goes on from there.
     Raises WorkerError if they die more than `restarts` times or take longer than `limit_s` in all, with the last words
-    of the one that died first; DistributeError for what can't be asked of them.
+    of the one that died last; DistributeError for what can't be asked of them.
     """
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
         raise DistributeError(f"run(workers={workers!r}): a whole number of at least 1 is needed")
@@ -94,7 +94,7 @@ def run(
 
 @contextlib.contextmanager
 def _started(workers: int, settings: Settings, source: str, folder: Path, place: Path):
-    """The processes, in groups of their own; whatever happens, none is left behind."""
+    """The processes; whatever happens, none is left behind."""
     processes: list[subprocess.Popen] = []
     try:
         addresses = [f"127.0.0.1:{port}" for port in _free_ports(workers)]
