@@ -125,7 +125,7 @@ time.sleep(600 if place.name == "attempt-0" else 0)
 (place / "found.json").write_text(json.dumps({}))
 """,
     )
-    found = run(2, SETTINGS, tmp_path / "job", kill=Kill(0, 20), say=lambda text: None)
+    found = run(2, SETTINGS, tmp_path / "job", kill=Kill(0, 20), limit_s=60, say=lambda text: None)
     assert found["deaths"] == [{"worker": 0, "exit": -9}]
     made = len((tmp_path / "job/attempt-0/steps-0").read_bytes())
     assert 20 <= made < 40
