@@ -140,12 +140,13 @@ def test_layers_that_do_not_fit_are_refused(layers, said):
         tensor_shapes((9, 8, 2), layers)
 
 
-def test_sorted_channels_compute_the_same():
+@pytest.mark.parametrize(("residual", "times"), [(True, 2), (True, 1), (False, 2)])
+def test_sorted_channels_compute_the_same(residual, times):
     layers = (
         Layer("conv", 5, 3, gain=True, relu=True),
         Layer("separable", 6, 2, gain=True, relu=True),
         Layer("conv", 4, 2),
-        Layer("conv", 4, 3, same=True, residual=True, times=2),
+        Layer("conv", 4, 3, same=True, residual=residual, times=times),
         Layer("conv", 3, 2, relu=True),
         Layer("flatten"),
         Layer("dense", 7, gain=True, relu=True),
@@ -159,5 +160,5 @@ def test_sorted_channels_compute_the_same():
     assert [bool((np.diff(biases[at]) >= 0).all()) for at in (2, 6, 12, 15)] == [True] * 4
     before = [t.codes for t in network.tensors]
     assert [bool((np.diff(before[at]) >= 0).all()) for at in (2, 6, 12, 15)] == [False] * 4
-    for at in (8, 10, 17):  # around the residual layer, and the classes
+    for at in (8, 10, 17):  # around the layer that adds its input or is applied again, and the classes
         assert np.array_equal(biases[at], before[at])

@@ -1,5 +1,6 @@
 """Decisions through the range coder and back; sizes against exact intervals and against entropy; damaged content."""
 
+import hashlib
 import math
 from fractions import Fraction
 
@@ -205,6 +206,9 @@ def test_the_content_is_the_same_on_every_computer():
     """These bytes are the format: if they change, files that are there can't be read, and hwz.VERSION must change."""
     values = [np.array([[0, -1, 2], [5, 0, -40]]), np.array([63, 20, 0, -7])]
     assert content_of(values).hex() == "83f6ecce1ab5661829809a0028bb28"
+    # many large numbers: the counters of their bits count far enough to tell how fast they learn
+    large = [np.arange(400).reshape(20, 20) * 7919 % 1009 - 500]
+    assert hashlib.sha256(content_of(large)).hexdigest()[:16] == "8ff53684f0e94887"
 
 
 # --- damage -----------------------------------------------------------------------------------------
