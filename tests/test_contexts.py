@@ -6,14 +6,14 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from hwlimits import contexts
 from hwlimits.bits import CodingError, Reader, Writer
 from hwlimits.coding import entropy_bits
-from hwlimits.range_coder import Decoder, Encoder
+from hwlimits.range_coder import WIDTH, Decoder, Encoder
 
 decisions = st.lists(
     st.tuples(st.sampled_from([1, 9, 700, 32768, 65000, 65535]) | st.integers(1, 65535), st.booleans())
@@ -51,14 +51,18 @@ def exact_bits(coded):
 
 @settings(deadline=None, max_examples=150)
 @given(decisions)
+@example([(257, True), (1, True)])
 def test_decisions_come_back_in_as_few_bits_as_they_are_worth(coded):
     encoder = Encoder()
     for probability, bit in coded:
         assert encoder.code(probability, int(bit)) == bit
-    worth = sum(-math.log2((p if bit else 65536 - p) / 65536) for p, bit in coded)
-    assert encoder.position() == pytest.approx(worth, abs=1e-3 * len(coded) + 1e-6)
+    shares = [p if bit else 65536 - p for p, bit in coded]
+    worth = sum(-math.log2(share / 65536) for share in shares)
+    # the interval is at least 2**(WIDTH - 8) wide, and its parts are whole numbers: each is off by less than 1
+    off = sum(math.log2(1 + 1 / (2 ** (WIDTH - 8) * share / 65536 - 1)) for share in shares) + 1e-6
+    assert encoder.position() == pytest.approx(worth, abs=off)
     content, bits = encoder.finish()
-    assert bits <= worth + 2 + 1e-3 * len(coded)
+    assert bits <= worth + 2 + off
     assert len(content) == -(-bits // 8)
     decoder = Decoder(content)
     assert [decoder.code(probability) for probability, _ in coded] == [int(bit) for _, bit in coded]
