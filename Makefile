@@ -87,6 +87,9 @@ results-gains: $(INSTALLED)  ## make data/results/gain_predictions.csv: faster, 
 results-fast-cnn: $(INSTALLED)  ## make data/results/fast_cnn.json: the CNN in a third of the time; resumes (a quiet computer)
 	$(RUN) -m hwlimits.training.fast_cnn
 
+results-scaling: $(INSTALLED)  ## make data/results/scaling.csv: tasks over threads, processes, Dask and workers (a quiet computer, 6 minutes)
+	$(RUN) -m hwlimits.training.scaling_bench
+
 workers: $(INSTALLED)  ## train the case study's network with N=2 workers, processes of this computer
 	$(RUN) -m hwlimits.training.workers --workers $(or $(N),2)
 
@@ -116,4 +119,4 @@ format: $(INSTALLED)  ## format the code
 clean:  ## remove what was built (the virtual environment and trained models)
 	rm -rf $(VENV) build dist
 
-.PHONY: help setup case-study test lab execute results-case-study results-choices results-memory results-kernel-differences results-predictions results-gains results-qat results-frontier results-frontier-choices results-fast-cnn workers bench bench-compression bench-coding lock format clean
+.PHONY: help setup case-study test lab execute results-case-study results-choices results-memory results-kernel-differences results-predictions results-gains results-qat results-frontier results-frontier-choices results-fast-cnn results-scaling workers bench bench-compression bench-coding lock format clean

@@ -69,12 +69,13 @@ def main() -> None:
 
 
 def measured(steps: Steps) -> dict:
-    """Seconds and bytes of a step, of those that were measured: medians, and the mean of the bytes."""
+    """Seconds and bytes of a step, of those that were measured: medians, all times, and the mean of the bytes."""
     if len(steps.times) < 2:
         return {}
-    sent = np.diff(steps.sent)
+    sent, times = np.diff(steps.sent), np.diff(steps.times)
     return {
-        "step_s": float(np.median(np.diff(steps.times))),
+        "step_s": float(np.median(times)),
+        "steps_s": times.tolist(),
         "sent_bytes_per_step": float(np.median(sent)),
         "sent_bytes_per_step_mean": float(sent.mean()),
     }

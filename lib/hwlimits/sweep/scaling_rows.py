@@ -1,0 +1,136 @@
+"""Tasks over threads, processes and Dask: each time is predicted, then measured, and makes a row.
+
+    rows(card(), QUICK)          # some rows in half a minute; FULL are those of data/results/scaling.csv
+
+Equal tasks show where scaling stops: more workers than cores, a memory that all share, grains so fine that what a task
+costs counts for more than the task. Unequal ones show what it costs to share them badly.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from hwlimits.machine import tasks
+from hwlimits.machine.processor import usable_cores
+from hwlimits.machine.record import Card
+from hwlimits.machine.side_by_side import Overhead, Rates, predict, row
+from hwlimits.machine.timing import Timing, measure
+from hwlimits.sweep.ways import WAYS, Do, assign, started
+
+EMPTY = 200  # tasks with nothing to do, whose time is that of handing them out
+COSTS = tuple(1.4**i for i in range(12))  # of unequal tasks; the longest comes last, a third of all
+POLICIES = ("static", "chunked", "lpt")
+RESOURCE = {"compute": "compute", "memory": "memory bandwidth"}
+ONCE_S = 1e-9  # a sample is one call, however short
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured.
+
+    serial_s   of the work on one core, by the card
+    grains     numbers of equal tasks, on all cores; with other numbers of workers, it is `grain`
+    cold       repeats of what starts its workers itself
+    """
+
+    serial_s: float = 0.2
+    grains: tuple[int, ...] = (1, 4, 16, 64, 256, 1024)
+    grain: int = 16
+    repeats: int = 5
+    cold: int = 3
+
+
+FULL = Size()
+QUICK = Size(serial_s=0.05, grains=(1, 16, 256), repeats=3)
+
+
+def counts(cores: int) -> list[int]:
+    """Numbers of workers: 1, the cores, twice the cores; and the powers of two between."""
+    return sorted({2**i for i in range(cores.bit_length()) if 2**i <= cores} | {cores, 2 * cores})
+
+
+def rows(
+    card: Card, size: Size = FULL, ways: tuple[str, ...] = WAYS[1:], kinds: tuple[str, ...] = tuple(tasks.KINDS)
+) -> Iterator[dict[str, Any]]:
+    """Rows of `hwlimits.machine.side_by_side.COLUMNS`; for each kind of work first the serial one."""
+    cores = usable_cores()
+    for kind in kinds:
+        one, all_cores = tasks.card_rates(card, kind)
+        rates, amount = Rates(one, all_cores, cores), one * size.serial_s
+        with started("serial", 1, kind) as loop:
+            whole = tasks.cut(kind, amount, [1])
+            predicted = predict([tasks.task_amount(whole[0])], rates, 1, resource=RESOURCE[kind], policy="static")
+            yield row("serial", kind, predicted, timed(loop, [whole], size), workers=1, tasks=1, policy="static")
+            for way in ways:
+                serial_s = timed(loop, [whole], size).median_s  # again, in the minutes of what is compared with it
+                for workers in counts(cores):
+                    yield from _warm(way, kind, workers, amount, rates, serial_s, size)
+                if kind == "compute":
+                    yield _cold(way, kind, cores, amount, rates, serial_s, size)
+
+
+def _warm(way, kind, workers, amount, rates, serial_s, size) -> Iterator[dict[str, Any]]:
+    """Workers that are there: equal tasks, and on all cores all grains and, without memory, unequal ones."""
+    full = workers == rates.cores
+    cases = [(kind, "chunked", [1] * k) for k in (size.grains if full else (size.grain,))]
+    if full and kind == "compute":
+        cases += [("unequal", policy, COSTS) for policy in POLICIES]
+    with started(way, workers, kind) as do:
+        overhead = handing_out(do, size)
+        for task, policy, shares in cases:
+            cut = tasks.cut(kind, amount, shares)
+            amounts = [tasks.task_amount(t) for t in cut]
+            predicted = predict(
+                amounts, rates, workers, resource=RESOURCE[kind], policy=policy, overhead=overhead
+            )  # before anything of it has run
+            measured = timed(do, assign(policy, cut, workers), size)
+            yield row(way, task, predicted, measured, workers=workers, tasks=len(cut), serial_s=serial_s, policy=policy)
+
+
+def _cold(way, kind, workers, amount, rates, serial_s, size) -> dict[str, Any]:
+    """The same work by workers that have to be started first."""
+    cut = tasks.cut(kind, amount, [1] * size.grain)
+    blocks = assign("chunked", cut, workers)
+    with started(way, workers, kind) as do:
+        warm = handing_out(do, size)
+
+    def start(blocks) -> Callable[[], float]:
+        def once() -> float:
+            begun = time.perf_counter()
+            with started(way, workers, kind) as do:
+                checked(do, blocks)
+                return time.perf_counter() - begun
+
+        return once
+
+    overhead = Overhead(again(start([]), size.cold).median_s, warm.call_s, warm.task_s)
+    amounts = [tasks.task_amount(t) for t in cut]
+    predicted = predict(amounts, rates, workers, resource=RESOURCE[kind], overhead=overhead)
+    measured = again(start(blocks), size.cold)
+    return row(way, kind, predicted, measured, workers=workers, tasks=len(cut), serial_s=serial_s, pool="cold")
+
+
+def handing_out(do: Do, size: Size) -> Overhead:
+    """What a call and a task cost these workers, measured with nothing to do."""
+    one, many = (measure(lambda n=n: do([[]] * n), repeats=size.repeats, min_sample_s=ONCE_S) for n in (1, EMPTY))
+    return Overhead.of_empty(0.0, one.median_s, many.median_s, EMPTY)
+
+
+def timed(do: Do, blocks: list[list[tasks.Task]], size: Size) -> Timing:
+    """Repeated times of a call, each of which has done all of the work."""
+    return measure(lambda: checked(do, blocks), repeats=size.repeats, min_sample_s=ONCE_S)
+
+
+def checked(do: Do, blocks: list[list[tasks.Task]]) -> None:
+    """Have blocks done. Raises RuntimeError if that was another amount than asked."""
+    asked, done = sum(tasks.task_amount(t) for block in blocks for t in block), do(blocks)
+    if done != asked:
+        raise RuntimeError(f"{asked} were to be done, and {done} were; this time is none of the work's")
+
+
+def again(once_s: Callable[[], float], repeats: int) -> Timing:
+    """Repeats of what says its own seconds, as it does more than what is to be timed."""
+    return Timing(tuple(once_s() for _ in range(repeats)))

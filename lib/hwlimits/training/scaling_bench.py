@@ -1,0 +1,168 @@
+"""What several workers are worth on this computer, predicted and measured: data/results/scaling.csv.
+
+    make results-scaling
+
+Threads, processes and Dask do the tasks of `hwlimits.sweep.scaling_rows`; here come a training over workers, a row a
+step, and images scored over Dask. Predicted is a step as one worker's with its part of the batch, measured alone, and
+the ring of chapter 03 over this computer's loopback; a scoring as one process's rate times the workers', what its tasks
+cost, and the way of the images to the workers and through the scheduler.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from hwlimits import data
+from hwlimits.bandwidth import LinkModel
+from hwlimits.collectives import schedule, time_on_cores_s
+from hwlimits.machine.allreduce import Group
+from hwlimits.machine.card import Card, card
+from hwlimits.machine.processor import usable_cores
+from hwlimits.machine.provenance import provenance, require_clean_commit, store_table
+from hwlimits.machine.side_by_side import COLUMNS, Overhead, Prediction, Rates, predict, row
+from hwlimits.machine.timing import Timing, measure
+from hwlimits.sweep import cluster, scaling_rows
+from hwlimits.training import mnist, scoring, workers
+from hwlimits.training.litert import LiteRTFile
+from hwlimits.training.placement import Settings
+
+COMMAND = "make results-scaling"
+FILE = "results/case_study/quantized-seed0.tflite"
+BATCH = 128  # of a step, whatever the number of workers
+EPOCHS = 2
+IMAGES = 16_000  # to be scored
+HOPS = 2  # of a part's bytes: to the scheduler, and to the worker
+MESSAGES = (1, 1000, 10_000, 100_000, 1_000_000)  # bytes
+SCORED = 60  # parts of one image, whose time is that of handing them out
+
+
+def step_prediction(part_s: float, workers: int, cores: int, parameters: int, link: LinkModel, work: LinkModel):
+    """A step of so many workers: one's time for its part of the batch, as often as they share a core; and the ring.
+
+    part_s   of a step with a part of the batch, one worker alone
+    link     between two of them, and `work`, the processor time of a message, as `Group.messages` finds both
+
+    >>> fast = LinkModel(0.0, 1e9)
+    >>> step_prediction(0.01, workers=2, cores=2, parameters=250_000, link=fast, work=fast).exchange_s
+    0.001
+    """
+    exchange_s = 0.0
+    if workers > 1:
+        exchange_s = time_on_cores_s(schedule("ring", workers, parameters), link, work, cores)
+    return Prediction(work_s=part_s * max(1.0, workers / cores), exchange_s=exchange_s)
+
+
+def training_rows(counts: Sequence[int], **settings) -> Iterator[dict[str, Any]]:
+    """A step of the same batch by one worker and by several: the median over the steps of a training."""
+    cores = usable_cores()
+    settings = {"epochs": EPOCHS, "batch": BATCH, "save_steps": 10_000} | settings
+    batch = settings["batch"]
+    alone = {n: _steps(1, **settings | {"batch": batch // n}) for n in sorted({1, *counts})}
+    whole, _ = alone[1]
+    with Group(2) as group:
+        found = group.messages(MESSAGES)
+    link, work = found.link().link, found.work().link
+    for n in counts:
+        part, parameters = alone[n]
+        predicted = step_prediction(part.median_s, n, cores, parameters, link, work)
+        measured = whole if n == 1 else _steps(n, **settings)[0]
+        serial_s = None if n == 1 else whole.median_s
+        yield row("workers", "train", predicted, measured, workers=n, tasks=n, serial_s=serial_s, policy="static")
+
+
+def _steps(count: int, **settings) -> tuple[Timing, int]:
+    """Times of the steps of a training with so many workers, and the network's parameters."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = workers.run(count, Settings(**settings), folder, source="mnist-5k", restarts=0)
+    return Timing(tuple(found["steps_s"])), found["parameters"]
+
+
+def scoring_rows(here: Card, images: np.ndarray, counts: Sequence[int], size: scaling_rows.Size) -> Iterator[dict]:
+    """Images scored over Dask: by workers that are there, and on all cores by those that must be started first."""
+    file, cores = LiteRTFile.read(data.path(FILE)), usable_cores()
+    parts = -(-len(images) // scoring.PART)
+    loopback = here.bandwidth_bytes_per_s("loopback")
+    exchange_s = HOPS * (images.nbytes + parts * len(file.content)) / loopback
+    sample = images[: 4 * scoring.PART]
+    rate = len(sample) / measure(lambda: file.outputs(sample), repeats=size.repeats, min_sample_s=1e-9).median_s
+    rates = Rates(rate, cores * rate, cores)
+    sizes = [len(images[at : at + scoring.PART]) for at in range(0, len(images), scoring.PART)]
+    what = {"resource": "compute", "exchange_s": exchange_s}
+    alone = predict([len(images)], rates, 1, resource="compute", policy="static")
+    serial = measure(lambda: file.outputs(images), repeats=size.repeats, min_sample_s=1e-9)
+    yield row("serial", "score", alone, serial, workers=1, tasks=1, policy="static")
+
+    for n in counts:
+        with cluster.local(n, n) as client:
+            client.wait_for_workers(n)
+            address = client.scheduler_info()["address"]
+            _score(images[: 4 * n], n, part=1, scheduler=address)  # each worker loads what it needs
+            few = {"part": 1, "scheduler": address}
+            one, many = (_scored(images[:k], n, size.repeats, **few).median_s for k in (1, SCORED))
+            overhead = Overhead.of_empty(0.0, one, many, SCORED)
+            predicted = predict(sizes, rates, n, overhead=overhead, **what)
+            measured = _scored(images, n, size.repeats, scheduler=address)
+        yield row("dask", "score", predicted, measured, workers=n, tasks=parts, serial_s=serial.median_s)
+        if n == cores:
+            start_s = _scored(images[:n], n, size.cold, part=1).median_s
+            cold = predict(sizes, rates, n, overhead=Overhead(start_s, 0.0, overhead.task_s), **what)
+            measured = _scored(images, n, size.cold)
+            yield row("dask", "score", cold, measured, workers=n, tasks=parts, serial_s=serial.median_s, pool="cold")
+
+
+def _scored(images: np.ndarray, count: int, repeats: int, **how) -> Timing:
+    return scaling_rows.again(lambda: _score(images, count, **how), repeats)
+
+
+def _score(images: np.ndarray, count: int, **how) -> float:
+    """Seconds of one scoring. Raises RuntimeError if it gave another number of scores."""
+    begun = time.perf_counter()
+    found = scoring.score(data.path(FILE), images, workers=count, **how)
+    took_s = time.perf_counter() - begun
+    if len(found) != len(images):
+        raise RuntimeError(f"{len(images)} images were to be scored, and {len(found)} were")
+    return took_s
+
+
+def all_rows(here: Card, quick: bool = False) -> Iterator[dict[str, Any]]:
+    """Every row; `quick`: small ones, no training."""
+    size, counts = (scaling_rows.QUICK if quick else scaling_rows.FULL), scaling_rows.counts(usable_cores())
+    yield from scaling_rows.rows(here, size)
+    given = mnist.load("mnist-5k").x_train
+    images = np.resize(given, (2000 if quick else IMAGES, *given.shape[1:]))
+    yield from scoring_rows(here, images, counts[:-1], size)
+    if not quick:
+        yield from training_rows([n for n in counts if BATCH % n == 0])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure all and store it; with --quick some, shown and not stored."""
+    parser = argparse.ArgumentParser(prog="python -m hwlimits.training.scaling_bench", description=COMMAND)
+    parser.add_argument("--quick", action="store_true", help="small ones, no training; shown, not stored")
+    options = parser.parse_args(arguments)
+    if not options.quick:
+        require_clean_commit()
+    here = card()
+    made_by = provenance(COMMAND, seeds=[0], card=here.provenance)
+    found = []
+    for each in tqdm(all_rows(here, options.quick), desc="scaling", unit="row"):
+        found.append(each)
+        if options.quick:
+            tqdm.write(
+                f"{each['way']:<10}{each['task']:<8} {each['policy']:<8}{each['pool']:<5}{each['tasks']:>5} tasks, "
+                f"{each['workers']} workers: {each['predicted_s']:.3g} s predicted, {each['measured_s']:.3g} s "
+                f"measured, ratio {each['ratio']:.2f}, speed-up {each['speedup']:.2f}, {each['bound']}"
+            )
+    if not options.quick:
+        store_table(data.path("results") / "scaling.csv", COLUMNS, found, made_by)
+
+
+if __name__ == "__main__":
+    main()

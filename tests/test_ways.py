@@ -1,0 +1,127 @@
+"""Tasks side by side: in every way all the work is done, by so many workers; and a small table of it."""
+
+import os
+import threading
+
+import pytest
+
+from hwlimits.machine import side_by_side, tasks
+from hwlimits.machine.record import Card, Number
+from hwlimits.machine.tasks import TaskError
+from hwlimits.sweep import scaling_rows, ways
+from hwlimits.sweep.ways import WAYS, assign, started
+
+CUT = tasks.cut("compute", 1e7, [1] * 9)
+SMALL = scaling_rows.Size(serial_s=0.001, grains=(1, 8), grain=4, repeats=3, cold=1)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_all_the_work_is_done_and_by_so_many_workers(way, monkeypatch):
+    monkeypatch.setattr(tasks, "_arrays", [])
+    with started(way, 2, "compute") as do:
+        assert do([[task] for task in CUT]) == sum(map(tasks.task_amount, CUT))
+        assert do([CUT[:5], CUT[5:]]) == sum(map(tasks.task_amount, CUT))
+        assert do([[]] * 3) == 0
+
+
+def test_threads_are_as_many_as_asked():
+    meet, seen = threading.Barrier(3, timeout=20), set()
+
+    def do(tasks):
+        meet.wait()  # a thread less, and this is never passed
+        seen.add(threading.get_ident())
+        return 0
+
+    with pytest.MonkeyPatch.context() as patch, started("threads", 3, "compute") as run:
+        patch.setattr(ways.tasks, "do", do)
+        run([[]] * 3)
+    assert len(seen) == 3
+    assert threading.get_ident() not in seen
+
+
+def test_processes_are_others_and_as_many_as_asked():
+    import psutil
+
+    before = set(psutil.Process().children(recursive=True))
+    with started("processes", 2, "compute") as do:
+        new = set(psutil.Process().children(recursive=True)) - before
+        assert len([p for p in new if "spawn_main" in " ".join(p.cmdline())]) == 2
+        assert do([CUT[:1]]) == tasks.task_amount(CUT[0])
+    assert os.getpid() not in {p.pid for p in new}
+
+
+@pytest.mark.parametrize("policy", ["static", "chunked", "lpt"])
+def test_each_task_is_assigned_once(policy):
+    cut = tasks.cut("compute", 1e8, scaling_rows.COSTS)
+    blocks = assign(policy, cut, 2)
+    assert sorted(task for block in blocks for task in block) == sorted(cut)
+    assert len(blocks) == (12 if policy == "chunked" else 2)
+
+
+def test_longest_first_is_nearly_even_and_blocks_are_not():
+    cut = tasks.cut("compute", 1e9, scaling_rows.COSTS)
+    loads = {p: sorted(sum(map(tasks.task_amount, b)) for b in assign(p, cut, 2)) for p in ("static", "lpt")}
+    assert loads["lpt"][1] / loads["lpt"][0] < 1.01
+    assert loads["static"][1] / loads["static"][0] > 7
+
+
+@pytest.mark.parametrize(
+    ("asked", "text"),
+    [(("smoke", 2, "compute"), "started('smoke'): choose from serial, threads, processes, dask"),
+     (("threads", 0, "compute"), "started(workers=0): a whole number of at least 1 is needed"),
+     (("threads", 2, "disk"), "started(kind='disk'): choose from compute, memory")],
+)  # fmt: skip
+def test_what_can_not_be_started(asked, text):
+    with pytest.raises(TaskError) as error, started(*asked):
+        pass
+    assert str(error.value) == text
+    with pytest.raises(TaskError, match=r"^assign\('guided'\): choose from static, lpt, chunked$"):
+        assign("guided", CUT, 2)
+
+
+def test_a_time_in_which_something_else_was_done_is_none():
+    with pytest.raises(RuntimeError, match=r"^\d+ were to be done, and 3 were; this time is none of the work's$"):
+        scaling_rows.checked(lambda blocks: 3, [CUT])
+
+
+@pytest.mark.parametrize(
+    ("cores", "expected"), [(1, [1, 2]), (2, [1, 2, 4]), (6, [1, 2, 4, 6, 12]), (8, [1, 2, 4, 8, 16])]
+)
+def test_numbers_of_workers(cores, expected):
+    assert scaling_rows.counts(cores) == expected
+
+
+def card():
+    rates = {("peak", "fp32"): (1e11, 2e11), ("bandwidth", "DRAM"): (2e10, 3e10)}
+    numbers = [Number(*what, n, value, "B/s", 0.0, 5, "by hand")
+               for what, values in rates.items() for n, value in zip((1, 2), values, strict=True)]  # fmt: skip
+    return Card(tuple(numbers), {"machine": {"cpu": "some", "usable_cores": 2}})
+
+
+def test_a_small_table_predicts_each_line_before_it_is_measured(monkeypatch):
+    monkeypatch.setattr(scaling_rows, "usable_cores", lambda: 2)
+    monkeypatch.setattr(tasks, "_arrays", [])
+    monkeypatch.setattr(tasks, "dram_bytes", lambda caches, available: 192 * 1000)
+    order = []
+    predict, timed = scaling_rows.predict, scaling_rows.timed
+    monkeypatch.setattr(scaling_rows, "predict", lambda *a, **k: (order.append("predict"), predict(*a, **k))[1])
+    monkeypatch.setattr(
+        scaling_rows, "timed", lambda do, blocks, size: (order.append(len(blocks)), timed(do, blocks, size))[1]
+    )
+    found = list(scaling_rows.rows(card(), SMALL, ways=("threads",)))
+    assert all(tuple(r) == side_by_side.COLUMNS for r in found)
+    lines = [(r["way"], r["task"], r["policy"], r["pool"], r["tasks"], r["workers"]) for r in found]
+    warm = [("chunked", "warm", 4, 1), ("chunked", "warm", 1, 2), ("chunked", "warm", 8, 2)]
+    unequal = [("threads", "unequal", policy, "warm", 12, 2) for policy in ("static", "chunked", "lpt")]
+    last = ("chunked", "warm", 4, 4)
+    assert lines == [
+        ("serial", "compute", "static", "warm", 1, 1), *[("threads", "compute", *w) for w in warm], *unequal,
+        ("threads", "compute", *last), ("threads", "compute", "chunked", "cold", 4, 2),
+        ("serial", "memory", "static", "warm", 1, 1), *[("threads", "memory", *w) for w in (*warm, last)],
+    ]  # fmt: skip
+    for at, what in enumerate(order):
+        if what != "predict" and order[at - 1] != "predict":
+            assert what == 1, "only the serial reference of a way is timed without a prediction"
+    for r in found:
+        assert r["measured_s"] > 0
+        assert r["ratio"] == pytest.approx(r["measured_s"] / r["predicted_s"])
