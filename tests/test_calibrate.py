@@ -616,7 +616,7 @@ def test_every_part_says_what_it_gives_and_quick_ones_are_quicker():
     assert gives == [
         "peak", "bandwidth", "overhead litert", "overhead tensorflow", "operators", "memory litert", "bandwidth disk",
         "overhead loopback", "bandwidth loopback", "overhead process_start", "overhead numba_import",
-        "overhead tensorflow_import",
+        "overhead tensorflow_import", "overhead threads", "overhead processes", "overhead dask",
     ]  # fmt: skip
 
 
@@ -687,6 +687,17 @@ def test_operators_and_memory_come_from_the_last_line_of_a_process(monkeypatch, 
     assert asked[:2] == ["-m", "hwlimits.training.operator_rates"]
     assert ("--quick" in asked) == quick
     assert set(ticks) == {"LiteRT operators"}
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_what_handing_out_tasks_costs_comes_from_a_process(monkeypatch, tmp_path, quick):
+    number = vars(Number("overhead", "dask_task", 1, 1e-3, "s", 0.0, 3, "planted"))
+    (tmp_path / "said").write_text(json.dumps({"numbers": [number], "left_out": {"overhead threads": "in /home/x"}}))
+    script = f"echo $* > {tmp_path}/asked; cat {tmp_path}/said"
+    monkeypatch.setattr(module.sys, "executable", stand_in(tmp_path, script))
+    assert module._handing_out(quick, quiet) == ([Number(**number)], {"overhead threads": "in …"})
+    asked = (tmp_path / "asked").read_text().split()
+    assert asked == ["-m", "hwlimits.sweep.handing_out", *(["--quick"] if quick else [])]
 
 
 def test_a_process_that_ends_without_a_word_says_its_status(monkeypatch, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 from hwlimits.training import distribute, mnist
 from hwlimits.training.keras import tf
-from hwlimits.training.placement import DistributeError, Hardware, Plan, Settings
+from hwlimits.training.placement import DistributeError, Hardware, Plan, Settings, choose
 
 
 @pytest.fixture(scope="module")
@@ -105,3 +105,12 @@ def test_a_training_that_was_cut_off_goes_on(data, tmp_path):
     rest = Count()
     distribute.train(over, settings, data, tmp_path, [rest])
     assert rest.steps == 20 - 12  # the last checkpoint was after step 12
+
+
+@pytest.mark.parametrize(("gpus", "expected"), [(0, "RING"), (2, "AUTO")])
+def test_a_ring_between_processors_and_what_is_best_between_gpus(monkeypatch, gpus, expected):
+    asked = []
+    monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", lambda **how: asked.append(how))
+    hardware = Hardware(gpus=gpus, workers=("a:1", "b:1"))
+    distribute.strategy(choose(hardware), hardware)
+    assert asked[0]["communication_options"].implementation.value == expected

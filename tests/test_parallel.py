@@ -6,9 +6,8 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from scipy import optimize
+from scipy import optimize, stats
 
-from hwlimits import parallel
 from hwlimits.parallel import (
     Estimate,
     ParallelError,
@@ -131,7 +130,7 @@ def test_against_scipys_nonlinear_fit():
     np.testing.assert_allclose(ours, scipys, rtol=1e-4)
     assert found.at(1) == pytest.approx(t1, rel=1e-5)
     # its intervals, from derivatives, are near Fieller's where the noise is small
-    half = parallel.stats.t.ppf(0.975, len(P) - 3) * np.sqrt(np.diag(covariance))[1:]
+    half = stats.t.ppf(0.975, len(P) - 3) * np.sqrt(np.diag(covariance))[1:]
     for estimate, width in zip((found["contention"], found["coherency"]), half, strict=True):
         assert (estimate.high - estimate.low) / 2 == pytest.approx(width, rel=0.05)
 

@@ -65,13 +65,14 @@ def test_rows_of_a_training_begin_with_parts_alone(monkeypatch):
 
 
 def card():
-    number = Number("bandwidth", "loopback", 1, 4e9, "B/s", 0.0, 5, "by hand")
-    return Card((number,), {"machine": {"cpu": "some", "usable_cores": 2}})
+    numbers = [Number("bandwidth", "loopback", 1, 4e9, "B/s", 0.0, 5, "by hand")]
+    numbers += [Number("overhead", f"dask_{of}", 1, value, "s", 0.0, 5, "by hand")
+                for of, value in (("start", 60.0), ("call", 0.5), ("task", 0.1))]  # fmt: skip
+    return Card(tuple(numbers), {"machine": {"cpu": "some", "usable_cores": 2}})
 
 
 def test_a_few_images_are_scored_and_predicted(monkeypatch):
     monkeypatch.setattr(scaling_bench, "usable_cores", lambda: 2)
-    monkeypatch.setattr(scaling_bench, "SCORED", 4)
     images = mnist.load("mnist-5k").x_train[:1100]
     size = scaling_rows.Size(repeats=3, cold=1)
     serial, warm, cold = scaling_bench.scoring_rows(card(), images, [2], size)
@@ -82,7 +83,8 @@ def test_a_few_images_are_scored_and_predicted(monkeypatch):
     assert warm["exchange_s"] == pytest.approx(2 * (1100 * 784 + 3 * content) / 4e9)
     assert (warm["startup_s"], warm["speedup"]) == (0.0, serial["measured_s"] / warm["measured_s"])
     assert cold["bound"] == "start-up"
-    assert cold["startup_s"] > 0
+    assert cold["startup_s"] == 60.0
+    assert warm["overhead_s"] == cold["overhead_s"] == pytest.approx(0.4 + 3 * 0.1)
 
 
 def test_a_scoring_that_loses_images_is_none(monkeypatch):

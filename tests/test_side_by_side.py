@@ -4,6 +4,7 @@ import pytest
 
 from hwlimits import scheduling
 from hwlimits.machine import side_by_side
+from hwlimits.machine.record import Card, CardError, Number
 from hwlimits.machine.side_by_side import BOUNDS, COLUMNS, Overhead, PredictError, Prediction, Rates, predict, row
 from hwlimits.machine.timing import Timing
 
@@ -54,10 +55,13 @@ def test_what_takes_most_of_the_time_bounds_it(parts, bound):
     assert found.predicted_s == pytest.approx(sum(parts.values()))
 
 
-def test_overheads_come_out_of_empty_calls_as_they_went_in():
-    """Ten tasks at 3 s each, and 2 s for the call."""
-    assert Overhead.of_empty(7.0, one_s=5.0, many_s=32.0, count=10) == Overhead(7.0, 2.0, 3.0)
-    assert Overhead.of_empty(0.0, one_s=5.0, many_s=4.0, count=10).task_s == 0.0
+def test_overheads_are_the_cards_and_a_call_is_one_without_its_task():
+    numbers = [Number("overhead", f"dask_{of}", 1, value, "s", 0.0, 5, "by hand")
+               for of, value in (("start", 2.0), ("call", 0.5), ("task", 0.125))]  # fmt: skip
+    card = Card(tuple(numbers), {"machine": {"cpu": "some", "usable_cores": 2}})
+    assert Overhead.of_card(card, "dask") == Overhead(2.0, 0.375, 0.125)
+    with pytest.raises(CardError, match=r"no overhead of 'threads_start'.* `hwlimits calibrate` measures what handing"):
+        Overhead.of_card(card, "threads")
 
 
 def test_a_row_has_what_its_columns_say():
@@ -81,7 +85,6 @@ def test_a_row_has_what_its_columns_say():
       "predict: there are no tasks; give the amount of at least one"),
      (lambda: predict([1.0], CORES2, 1, resource="disk"), "resource 'disk': choose from compute, memory bandwidth"),
      (lambda: Prediction(work_s=-1.0), "a prediction can't have {'work_s': -1.0}: each part is a number of at least 0"),
-     (lambda: Overhead.of_empty(0.0, 1.0, 1.0, 1), "of_empty(count=1): the time of a task needs at least 2 of them"),
      (lambda: Rates(0.0, 1.0, 2),
       "Rates(one=0.0, all_cores=1.0, cores=2): rates must be above 0, and there is at least one core")],
 )  # fmt: skip

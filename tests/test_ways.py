@@ -95,6 +95,8 @@ def card():
     rates = {("peak", "fp32"): (1e11, 2e11), ("bandwidth", "DRAM"): (2e10, 3e10)}
     numbers = [Number(*what, n, value, "B/s", 0.0, 5, "by hand")
                for what, values in rates.items() for n, value in zip((1, 2), values, strict=True)]  # fmt: skip
+    numbers += [Number("overhead", f"threads_{of}", 1, value, "s", 0.0, 5, "by hand")
+                for of, value in (("start", 0.5), ("call", 3e-4), ("task", 1e-4))]  # fmt: skip
     return Card(tuple(numbers), {"machine": {"cpu": "some", "usable_cores": 2}})
 
 
@@ -122,6 +124,11 @@ def test_a_small_table_predicts_each_line_before_it_is_measured(monkeypatch):
     for at, what in enumerate(order):
         if what != "predict" and order[at - 1] != "predict":
             assert what == 1, "only the serial reference of a way is timed without a prediction"
+    handed = {(r["tasks"], r["policy"], r["pool"]): r["overhead_s"] for r in found if r["way"] == "threads"}
+    assert handed[8, "chunked", "warm"] == pytest.approx(2e-4 + 8 * 1e-4)
+    assert handed[12, "lpt", "warm"] == pytest.approx(2e-4 + 2 * 1e-4)
+    assert [r["startup_s"] for r in found if r["pool"] == "cold"] == [0.5]
+    assert {r["startup_s"] for r in found if r["pool"] == "warm"} == {0.0}
     for r in found:
         assert r["measured_s"] > 0
         assert r["ratio"] == pytest.approx(r["measured_s"] / r["predicted_s"])

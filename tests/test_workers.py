@@ -131,6 +131,25 @@ time.sleep(600 if place.name == "attempt-0" else 0)
     assert 20 <= made < 40
 
 
+def test_a_checkpoint_of_another_training_is_not_gone_on_with(tmp_path, monkeypatch):
+    program(tmp_path, monkeypatch, 'Path(json.loads(sys.argv[1])["place"], "found.json").write_text("{}")')
+    job = tmp_path / "job"
+    run(1, SETTINGS, job)
+    run(1, Settings(epochs=9), job)  # nothing was left of the first one
+    (job / "backup").mkdir()
+    (job / "backup/checkpoint").touch()
+    run(2, Settings(epochs=9), job)
+    before = (job / "job.json").read_text()
+    with pytest.raises(DistributeError) as error:
+        run(2, Settings(epochs=8), job)
+    assert str(error.value) == (
+        f"{job} has the checkpoint of another training, {before}; give that one's settings to go on with it, or "
+        "another folder"
+    )
+    assert '"epochs": 9' in before
+    assert (job / "job.json").read_text() == before
+
+
 @pytest.mark.parametrize(
     ("count", "text"),
     [(0, "run(workers=0): a whole number of at least 1 is needed"),

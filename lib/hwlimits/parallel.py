@@ -23,7 +23,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 CONFIDENCE = 0.95
 ROUNDS = 20  # of reweighting: it has settled to ten digits after five or so
@@ -286,6 +285,8 @@ class _Line:
         variance = float(np.sum((y - x @ self.coefficients) ** 2)) / free
         self.law, self.noise = law, math.sqrt(variance)
         self.covariance = variance * np.linalg.inv(x.T @ x)
+        from scipy import stats  # takes longer to import than all else here, and only fits need it
+
         self.quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, free))
         self.ratios = tuple(float(r) for r in measured / again)
 

@@ -3,7 +3,8 @@
     hwlimits calibrate
 
 It goes part by part: arithmetic and memory, what LiteRT and TensorFlow cost per operator (in a
-process of its own: nothing here loads TensorFlow), disk, network with itself, starting a process.
+process of its own: nothing here loads TensorFlow), disk, network with itself, starting a process,
+handing out tasks.
 A part that can't be measured here is left out with its reason; the others are kept.
 """
 
@@ -63,6 +64,7 @@ def parts(quick: bool = False) -> list[Part]:
     """What a calibration measures, in order."""
     cores = usable_cores()
     processes = ("overhead process_start", "overhead numba_import", "overhead tensorflow_import")
+    handing = ("overhead threads", "overhead processes", "overhead dask")
     return [
         Part(("peak", "bandwidth"), 8 if quick else 32, lambda tick: _rates(cores, quick, tick)),
         Part(("overhead litert", "overhead tensorflow"), 4 if quick else 6, lambda tick: _overheads(quick, tick)),
@@ -70,6 +72,7 @@ def parts(quick: bool = False) -> list[Part]:
         Part(("bandwidth disk",), 1 if quick else 6, lambda tick: _disk(quick, tick)),
         Part(("overhead loopback", "bandwidth loopback"), 1 if quick else 3, lambda tick: _loopback(quick, tick)),
         Part(processes, 5 if quick else 15, lambda tick: _processes(quick, tick)),
+        Part(handing, 6 if quick else 16, lambda tick: _handing_out(quick, tick)),
     ]
 
 
@@ -150,6 +153,12 @@ def _operators(quick: bool, tick: Tick) -> Found:
     found = _child("hwlimits.training.operator_rates", "LiteRT operators", quick, tick)
     memory = [Number(**row) for row in found["numbers"]]
     return [*(point_of(row) for row in found["operators"]), *memory], _reasons(found)
+
+
+def _handing_out(quick: bool, tick: Tick) -> Found:
+    """Run `hwlimits.sweep.handing_out`: it starts processes and a Dask cluster, and Dask is loaded there."""
+    found = _child("hwlimits.sweep.handing_out", "handing out tasks", quick, tick)
+    return [Number(**row) for row in found["numbers"]], _reasons(found)
 
 
 def _reasons(found: dict) -> dict[str, str]:

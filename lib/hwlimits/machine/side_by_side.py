@@ -2,9 +2,9 @@
 
     time = start-up + (call + tasks x overhead) + exchange + work at the shared rate + waiting for the slowest
 
-Rates are the machine card's, overheads are measured with tasks that do nothing; nothing is fitted to the times that are
-predicted. The dispatcher hands out one task after the other, and its time counts in full: where a core is free beside
-the workers some of it hides behind their work, and the prediction is too long.
+Rates and overheads are the machine card's; nothing is fitted to the times that are predicted. The dispatcher hands out
+one task after the other, and its time counts in full: where a core is free beside the workers some of it hides behind
+their work, and the prediction is too long.
 
 >>> rates = Rates(one=10.0, all_cores=15.0, cores=2)  # two cores together are not twice as fast
 >>> found = predict([30.0] * 4, rates, workers=2, resource="memory bandwidth")
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hwlimits import parallel, scheduling
+from hwlimits.machine.record import Card, CardError
 from hwlimits.machine.timing import Timing
 
 WAITING = 0.1  # of the work's time: from here on, imbalance bounds what work would
@@ -64,16 +65,16 @@ class Overhead:
     task_s: float = 0.0
 
     @classmethod
-    def of_empty(cls, start_s: float, one_s: float, many_s: float, count: int) -> Overhead:
-        """From calls with nothing to do: one of one task, and one of `count` tasks.
+    def of_card(cls, card: Card, way: str) -> Overhead:
+        """Of 'threads', 'processes' or 'dask', as the machine card has it; its call is that of one empty task.
 
-        >>> Overhead.of_empty(1.0, one_s=0.5, many_s=2.5, count=5)
-        Overhead(start_s=1.0, call_s=0.0, task_s=0.5)
+        Raises CardError for a card without them.
         """
-        if count < 2:
-            raise PredictError(f"of_empty(count={count}): the time of a task needs at least 2 of them")
-        task_s = max(0.0, (many_s - one_s) / (count - 1))
-        return cls(start_s, max(0.0, one_s - task_s), task_s)
+        try:
+            start_s, call_s, task_s = (card.overhead_s(f"{way}_{of}") for of in ("start", "call", "task"))
+        except CardError as error:
+            raise CardError(f"{error} `hwlimits calibrate` measures what handing out tasks costs.") from None
+        return cls(start_s, max(0.0, call_s - task_s), task_s)
 
 
 @dataclass(frozen=True)

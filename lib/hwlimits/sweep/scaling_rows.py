@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hwlimits.machine import tasks
@@ -20,7 +20,6 @@ from hwlimits.machine.side_by_side import Overhead, Rates, predict, row
 from hwlimits.machine.timing import Timing, measure
 from hwlimits.sweep.ways import WAYS, Do, assign, started
 
-EMPTY = 200  # tasks with nothing to do, whose time is that of handing them out
 COSTS = tuple(1.4**i for i in range(12))  # of unequal tasks; the longest comes last, a third of all
 POLICIES = ("static", "chunked", "lpt")
 RESOURCE = {"compute": "compute", "memory": "memory bandwidth"}
@@ -39,7 +38,7 @@ class Size:
     serial_s: float = 0.2
     grains: tuple[int, ...] = (1, 4, 16, 64, 256, 1024)
     grain: int = 16
-    repeats: int = 5
+    repeats: int = 7
     cold: int = 3
 
 
@@ -65,58 +64,47 @@ def rows(
             predicted = predict([tasks.task_amount(whole[0])], rates, 1, resource=RESOURCE[kind], policy="static")
             yield row("serial", kind, predicted, timed(loop, [whole], size), workers=1, tasks=1, policy="static")
             for way in ways:
+                overhead = Overhead.of_card(card, way)
                 serial_s = timed(loop, [whole], size).median_s  # again, in the minutes of what is compared with it
                 for workers in counts(cores):
-                    yield from _warm(way, kind, workers, amount, rates, serial_s, size)
+                    yield from _warm(way, kind, workers, amount, rates, overhead, serial_s, size)
                 if kind == "compute":
-                    yield _cold(way, kind, cores, amount, rates, serial_s, size)
+                    yield _cold(way, kind, cores, amount, rates, overhead, serial_s, size)
 
 
-def _warm(way, kind, workers, amount, rates, serial_s, size) -> Iterator[dict[str, Any]]:
+def _warm(way, kind, workers, amount, rates, overhead, serial_s, size) -> Iterator[dict[str, Any]]:
     """Workers that are there: equal tasks, and on all cores all grains and, without memory, unequal ones."""
     full = workers == rates.cores
     cases = [(kind, "chunked", [1] * k) for k in (size.grains if full else (size.grain,))]
     if full and kind == "compute":
         cases += [("unequal", policy, COSTS) for policy in POLICIES]
     with started(way, workers, kind) as do:
-        overhead = handing_out(do, size)
+        there = replace(overhead, start_s=0.0)
         for task, policy, shares in cases:
             cut = tasks.cut(kind, amount, shares)
             amounts = [tasks.task_amount(t) for t in cut]
             predicted = predict(
-                amounts, rates, workers, resource=RESOURCE[kind], policy=policy, overhead=overhead
+                amounts, rates, workers, resource=RESOURCE[kind], policy=policy, overhead=there
             )  # before anything of it has run
             measured = timed(do, assign(policy, cut, workers), size)
             yield row(way, task, predicted, measured, workers=workers, tasks=len(cut), serial_s=serial_s, policy=policy)
 
 
-def _cold(way, kind, workers, amount, rates, serial_s, size) -> dict[str, Any]:
+def _cold(way, kind, workers, amount, rates, overhead, serial_s, size) -> dict[str, Any]:
     """The same work by workers that have to be started first."""
     cut = tasks.cut(kind, amount, [1] * size.grain)
     blocks = assign("chunked", cut, workers)
-    with started(way, workers, kind) as do:
-        warm = handing_out(do, size)
-
-    def start(blocks) -> Callable[[], float]:
-        def once() -> float:
-            begun = time.perf_counter()
-            with started(way, workers, kind) as do:
-                checked(do, blocks)
-                return time.perf_counter() - begun
-
-        return once
-
-    overhead = Overhead(again(start([]), size.cold).median_s, warm.call_s, warm.task_s)
     amounts = [tasks.task_amount(t) for t in cut]
     predicted = predict(amounts, rates, workers, resource=RESOURCE[kind], overhead=overhead)
-    measured = again(start(blocks), size.cold)
+
+    def once() -> float:
+        begun = time.perf_counter()
+        with started(way, workers, kind) as do:
+            checked(do, blocks)
+            return time.perf_counter() - begun
+
+    measured = again(once, size.cold)
     return row(way, kind, predicted, measured, workers=workers, tasks=len(cut), serial_s=serial_s, pool="cold")
-
-
-def handing_out(do: Do, size: Size) -> Overhead:
-    """What a call and a task cost these workers, measured with nothing to do."""
-    one, many = (measure(lambda n=n: do([[]] * n), repeats=size.repeats, min_sample_s=ONCE_S) for n in (1, EMPTY))
-    return Overhead.of_empty(0.0, one.median_s, many.median_s, EMPTY)
 
 
 def timed(do: Do, blocks: list[list[tasks.Task]], size: Size) -> Timing:

@@ -38,9 +38,10 @@ def strategy(plan: Plan, hardware: Hardware | None = None) -> tf.distribute.Stra
     Call it before TensorFlow has run anything. Raises what TensorFlow raises where the devices are not as planned.
     """
     if plan.name == "MultiWorkerMirroredStrategy":
-        # RING is what chapter 03 counts the bytes of; on several hosts with GPUs, NCCL would be told here
+        # On processors RING: chapter 03 counts its bytes. With GPUs TensorFlow chooses, and takes NCCL where it is.
+        among = tf.distribute.experimental.CommunicationImplementation
         options = tf.distribute.experimental.CommunicationOptions(
-            implementation=tf.distribute.experimental.CommunicationImplementation.RING
+            implementation=among.AUTO if (hardware or look()).gpus else among.RING
         )
         return tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
     if plan.name == "TPUStrategy":

@@ -64,7 +64,7 @@ def choose(hardware: Hardware) -> Plan:
         return Plan(
             "MultiWorkerMirroredStrategy",
             f"TF_CONFIG names {len(hardware.workers)} workers, this one is number {hardware.index}; "
-            "a copy of the model on each, gradients summed in a ring",
+            f"a copy of the model on each, gradients summed {'among all GPUs' if hardware.gpus else 'in a ring'}",
         )
     if hardware.tpu is not None:
         return Plan("TPUStrategy", f"there is a TPU, {hardware.tpu!r}; a copy of the model on each of its cores")

@@ -4,8 +4,8 @@
 
 Threads, processes and Dask do the tasks of `hwlimits.sweep.scaling_rows`; here come a training over workers, a row a
 step, and images scored over Dask. Predicted is a step as one worker's with its part of the batch, measured alone, and
-the ring of chapter 03 over this computer's loopback; a scoring as one process's rate times the workers', what its tasks
-cost, and the way of the images to the workers and through the scheduler.
+the ring of chapter 03 over this computer's loopback; a scoring as one process's rate times the workers', what the card
+has for Dask's tasks, and the way of the images to the workers and through the scheduler.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,6 @@ EPOCHS = 2
 IMAGES = 16_000  # to be scored
 HOPS = 2  # of a part's bytes: to the scheduler, and to the worker
 MESSAGES = (1, 1000, 10_000, 100_000, 1_000_000)  # bytes
-SCORED = 60  # parts of one image, whose time is that of handing them out
 
 
 def step_prediction(part_s: float, workers: int, cores: int, parameters: int, link: LinkModel, work: LinkModel):
@@ -94,25 +94,21 @@ def scoring_rows(here: Card, images: np.ndarray, counts: Sequence[int], size: sc
     rate = len(sample) / measure(lambda: file.outputs(sample), repeats=size.repeats, min_sample_s=1e-9).median_s
     rates = Rates(rate, cores * rate, cores)
     sizes = [len(images[at : at + scoring.PART]) for at in range(0, len(images), scoring.PART)]
-    what = {"resource": "compute", "exchange_s": exchange_s}
     alone = predict([len(images)], rates, 1, resource="compute", policy="static")
     serial = measure(lambda: file.outputs(images), repeats=size.repeats, min_sample_s=1e-9)
     yield row("serial", "score", alone, serial, workers=1, tasks=1, policy="static")
 
+    started, what = Overhead.of_card(here, "dask"), {"resource": "compute", "exchange_s": exchange_s}
     for n in counts:
+        predicted = predict(sizes, rates, n, overhead=replace(started, start_s=0.0), **what)
         with cluster.local(n, n) as client:
             client.wait_for_workers(n)
             address = client.scheduler_info()["address"]
             _score(images[: 4 * n], n, part=1, scheduler=address)  # each worker loads what it needs
-            few = {"part": 1, "scheduler": address}
-            one, many = (_scored(images[:k], n, size.repeats, **few).median_s for k in (1, SCORED))
-            overhead = Overhead.of_empty(0.0, one, many, SCORED)
-            predicted = predict(sizes, rates, n, overhead=overhead, **what)
             measured = _scored(images, n, size.repeats, scheduler=address)
         yield row("dask", "score", predicted, measured, workers=n, tasks=parts, serial_s=serial.median_s)
         if n == cores:
-            start_s = _scored(images[:n], n, size.cold, part=1).median_s
-            cold = predict(sizes, rates, n, overhead=Overhead(start_s, 0.0, overhead.task_s), **what)
+            cold = predict(sizes, rates, n, overhead=started, **what)
             measured = _scored(images, n, size.cold)
             yield row("dask", "score", cold, measured, workers=n, tasks=parts, serial_s=serial.median_s, pool="cold")
 

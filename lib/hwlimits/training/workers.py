@@ -61,15 +61,16 @@ def run(
 ) -> dict:
     """Train with so many workers; what the first of them found, with `attempts` and `deaths`.
 
-    `folder` keeps checkpoints, and the workers' words by attempt; a job that was cut off goes on from there.
-    Raises WorkerError if they die more than `restarts` times or take longer than `limit_s` in all, with the last words
-    of the one that died last; DistributeError for what can't be asked of them.
+    `folder` keeps checkpoints, and the workers' words by attempt; a job that was cut off goes on from there, with as
+    many workers as it gets now. Raises WorkerError if they die more than `restarts` times or take longer than `limit_s`
+    in all, with the last words of the one that died last; DistributeError for what can't be asked of them.
     """
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
         raise DistributeError(f"run(workers={workers!r}): a whole number of at least 1 is needed")
     if settings.batch % workers:
         raise DistributeError(f"a batch of {settings.batch} is not to be divided among {workers} workers")
     folder = Path(folder).absolute()
+    _same_job(folder, {"settings": asdict(settings), "source": source})
     deaths, until = [], time.monotonic() + limit_s
     for attempt in range(restarts + 1):
         place = folder / f"attempt-{attempt}"
@@ -90,6 +91,20 @@ def run(
         f"{workers} workers were started {restarts + 1} times, and each time one died; the last was worker {index}, "
         f"with {_named(code)}. Its last words: {words or 'none'}"
     )
+
+
+def _same_job(folder: Path, job: dict) -> None:
+    """Note what is trained here. Raises DistributeError if a checkpoint in the folder is of something else."""
+    path = folder / "job.json"
+    if path.exists() and any(folder.glob("backup/*")):
+        begun = json.loads(path.read_text(encoding="utf-8"))
+        if begun != job:
+            raise DistributeError(
+                f"{folder} has the checkpoint of another training, {json.dumps(begun)}; give that one's settings to "
+                "go on with it, or another folder"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(job), encoding="utf-8")
 
 
 @contextlib.contextmanager
