@@ -114,3 +114,13 @@ def test_a_ring_between_processors_and_what_is_best_between_gpus(monkeypatch, gp
     hardware = Hardware(gpus=gpus, workers=("a:1", "b:1"))
     distribute.strategy(choose(hardware), hardware)
     assert asked[0]["communication_options"].implementation.value == expected
+
+
+def test_an_all_reduce_is_timed_and_its_sum_looked_at(monkeypatch):
+    alone = tf.distribute.get_strategy()
+    assert all(0 < s < 10 for s in distribute.all_reduce_times_s(alone, 1000, repeats=3))
+    two = types.SimpleNamespace(
+        run=alone.run, experimental_local_results=alone.experimental_local_results, num_replicas_in_sync=2
+    )
+    with pytest.raises(DistributeError, match=r"^an all-reduce of ones among 2 replicas gave \[1\. 1\. 1\.\]$"):
+        distribute.all_reduce_times_s(two, 3)

@@ -36,6 +36,10 @@ def test_two_workers_one_killed_go_on_and_end_as_if_nothing_had_been(tmp_path):
     predicted = 4 * sum(cost("ring", 2, found["parameters"]).sent)
     assert predicted <= found["sent_bytes_per_step"] <= 1.1 * predicted
 
+    assert 0 < found["all_reduce_one_s"] < 10, "checked to be a sum of two where it is timed"
+    assert 0 < found["all_reduce_s"] < 10
+    assert np.median(found["steps_s"]) == found["step_s"]
+
     # without an accident, another seed would give an error in this interval, with a probability of 99 %
     errors = np.array([alone(seed) for seed in range(1, 7)])
     half = stats.t.ppf(0.995, len(errors) - 1) * errors.std(ddof=1) * np.sqrt(1 + 1 / len(errors))
@@ -207,7 +211,7 @@ def test_the_command_prints_what_was_found_and_an_error_in_one_line(tmp_path, mo
 
     def found(count, settings, folder, **how):
         asked.append((count, settings.epochs, folder, how["kill"]))
-        return {"error": 0.25}
+        return {"error": 0.25, "steps_s": [1.0, 2.0]}
 
     monkeypatch.setattr(workers, "run", found)
     workers.main(["--workers", "4", "--epochs", "2", "--folder", str(tmp_path), "--kill", "9"])

@@ -14,12 +14,13 @@ their work, and the prediction is too long.
 
 from __future__ import annotations
 
+import csv
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hwlimits import parallel, scheduling
+from hwlimits import data, parallel, scheduling
 from hwlimits.machine.record import Card, CardError
 from hwlimits.machine.timing import Timing
 
@@ -190,3 +191,22 @@ def row(
         "serial_s": serial_s, "speedup": gained, "efficiency": parallel.efficiency(serial_s, measured_s, workers),
         "karp_flatt": parallel.karp_flatt(gained, workers) if workers > 1 else "", "bound": prediction.bound,
     }  # fmt: skip
+
+
+def stored() -> list[dict[str, Any]]:
+    """The rows of data/results/scaling.csv, numbers as numbers; where nothing is defined, None.
+
+    Raises FileNotFoundError that says how it is made if there is no such table.
+    """
+    words = {"way", "task", "policy", "pool", "bound"}
+    whole = {"tasks", "workers", "repeats"}
+
+    def value(name: str, text: str) -> Any:
+        if name in words:
+            return text
+        if name == "noisy":
+            return text == "True"
+        return (int if name in whole else float)(text) if text else None
+
+    with data.path("results/scaling.csv").open(encoding="utf-8", newline="") as lines:
+        return [{name: value(name, text) for name, text in line.items()} for line in csv.DictReader(lines)]

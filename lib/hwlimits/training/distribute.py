@@ -12,6 +12,7 @@ find each other by TF_CONFIG; `hwlimits.training.workers` starts them here and s
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -20,6 +21,8 @@ import numpy as np
 from hwlimits.training.keras import keras, tf
 from hwlimits.training.mnist import ImageSet, scale
 from hwlimits.training.placement import DistributeError, Hardware, Plan, Settings, cluster
+
+WARM_CALLS = 5  # a graph is made, connections are opened
 
 
 def look(environment: Mapping[str, str] = os.environ) -> Hardware:
@@ -77,7 +80,9 @@ def batches(data: ImageSet, settings: Settings, replicas: int):
         mine = order.batch(settings.batch, drop_remainder=True).map(lambda i: i[first : first + size])
         x, y = tf.constant(images), tf.constant(labels)
         parts = mine.map(lambda i: (tf.gather(x, i), tf.gather(y, i)))
-        return parts.rebatch(context.get_per_replica_batch_size(settings.batch)).prefetch(2)
+        ours = parts.rebatch(context.get_per_replica_batch_size(settings.batch))
+        # rebatch forgets that it does not end, and then workers ask each other in every step whether all have data
+        return ours.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)).prefetch(2)
 
     return dataset, count // settings.batch
 
@@ -109,3 +114,31 @@ def train(
         epochs=settings.epochs, steps_per_epoch=steps, verbose=0, callbacks=list(callbacks),
     )  # fmt: skip
     return model
+
+
+def all_reduce_times_s(over: tf.distribute.Strategy, elements: int, repeats: int = 30) -> list[float]:
+    """Seconds of one all-reduce after the other, of `elements` float32, as this process sees them.
+
+    It is what TensorFlow needs for what chapter 03 predicts from the link. All workers must call it alike.
+
+    Raises DistributeError if a sum is not that of all replicas.
+
+    >>> len(all_reduce_times_s(tf.distribute.get_strategy(), elements=10, repeats=3))
+    3
+    """
+
+    @tf.function(autograph=False)
+    def reduce(x):
+        def one(x):
+            return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, x * 1.0)  # on a device
+
+        return over.run(one, args=(x,))
+
+    ours, times = tf.ones(elements), []
+    for _ in range(WARM_CALLS + repeats):
+        begun = time.perf_counter()
+        found = over.experimental_local_results(reduce(ours))[0].numpy()
+        times.append(time.perf_counter() - begun)
+        if not (found == over.num_replicas_in_sync).all():
+            raise DistributeError(f"an all-reduce of ones among {over.num_replicas_in_sync} replicas gave {found[:3]}")
+    return times[WARM_CALLS:]
