@@ -71,3 +71,8 @@ def test_settings_are_whole_numbers(name, value):
 def test_no_tensorflow_is_loaded_to_decide():
     code = "import sys, hwlimits.training.workers; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("gpus", "how"), [(0, "gradients summed in a ring"), (1, "gradients summed among all GPUs")])
+def test_the_plan_of_several_workers_says_how_gradients_are_summed(gpus, how):
+    assert str(choose(Hardware(gpus=gpus, workers=("a:1", "b:1")))).endswith(how)

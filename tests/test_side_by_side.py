@@ -4,6 +4,7 @@ import pytest
 
 from hwlimits import scheduling
 from hwlimits.machine import side_by_side
+from hwlimits.machine.provenance import store_table
 from hwlimits.machine.record import Card, CardError, Number
 from hwlimits.machine.side_by_side import BOUNDS, COLUMNS, Overhead, PredictError, Prediction, Rates, predict, row
 from hwlimits.machine.timing import Timing
@@ -96,3 +97,18 @@ def test_what_can_not_be_predicted(call, text):
 
 def test_a_column_is_there_once():
     assert len(set(side_by_side.COLUMNS)) == len(side_by_side.COLUMNS)
+
+
+def test_stored_rows_are_numbers_again(tmp_path, monkeypatch):
+    prediction = predict([80.0] * 2, CORES2, 2, resource="compute")
+    rows = [row("threads", "compute", prediction, Timing(times), workers=n, tasks=2, serial_s=18.0)
+            for n, times in ((1, (12.0, 12.0, 12.0)), (2, (9.0, 18.0, 27.0)))]  # fmt: skip
+    store_table(tmp_path / "scaling.csv", COLUMNS, rows, {})
+    monkeypatch.setattr(side_by_side.data, "path", lambda name: tmp_path / name.removeprefix("results/"))
+    expected = [{name: None if value == "" else value for name, value in r.items()} for r in rows]
+    found = side_by_side.stored()
+    assert found == [
+        {k: pytest.approx(v, rel=1e-5) if isinstance(v, float) else v for k, v in r.items()} for r in expected
+    ]
+    assert [(r["noisy"], r["karp_flatt"] is None) for r in found] == [(False, True), (True, False)]
+    assert [type(found[0][name]) for name in ("tasks", "ratio", "way", "noisy")] == [int, float, str, bool]

@@ -2,6 +2,8 @@
 
 import os
 import threading
+import types
+from contextlib import contextmanager
 
 import pytest
 
@@ -48,6 +50,33 @@ def test_processes_are_others_and_as_many_as_asked():
         assert len([p for p in new if "spawn_main" in " ".join(p.cmdline())]) == 2
         assert do([CUT[:1]]) == tasks.task_amount(CUT[0])
     assert os.getpid() not in {p.pid for p in new}
+
+
+def test_a_process_is_prepared_and_then_waits_for_all_others(monkeypatch):
+    order = []
+    monkeypatch.setattr(ways.tasks, "prepare", lambda *asked: order.append(asked))
+    ways._ready(types.SimpleNamespace(wait=lambda limit_s: order.append(limit_s)), "memory", 3)
+    assert order == [("memory", 3), ways.START_S]
+
+
+def test_dask_is_told_that_equal_tasks_are_not_the_same(monkeypatch):
+    """It would do one of them, and give its answer to all."""
+    asked = []
+
+    @contextmanager
+    def local(workers, tasks):
+        asked.append((workers, tasks))
+        yield types.SimpleNamespace(
+            wait_for_workers=lambda n, timeout: asked.append(n),
+            run=lambda *what: asked.append(what),
+            map=lambda function, blocks, pure: asked.append(pure) or [function(b) for b in blocks],
+            gather=lambda futures: futures,
+        )
+
+    monkeypatch.setattr(ways.cluster, "local", local)
+    with started("dask", 3, "compute") as do:
+        assert do([CUT[:1]] * 2) == 2 * tasks.task_amount(CUT[0])
+    assert asked == [(3, 3), 3, (tasks.prepare, "compute", 3), False]
 
 
 @pytest.mark.parametrize("policy", ["static", "chunked", "lpt"])

@@ -119,7 +119,7 @@ def _memory(first: int, units: int) -> int:
     while left:
         n = min(left, a.size - at)
         stream.LOOPS["triad"](a[at : at + n], b[at : at + n], 3.0, out[at : at + n], 1)
-        at, left, done = (at + n) % a.size, left - n, done + n
+        at, left, done = 0, left - n, done + n  # whatever is left begins again at the start
     return 3 * done * ITEM.itemsize
 
 
