@@ -458,8 +458,10 @@ def test_a_process_that_ends_says_how(monkeypatch, tmp_path):
 
 
 def test_a_process_that_ends_while_it_is_measured_says_how(monkeypatch):
+    before = {child.pid for child in psutil.Process().children()}  # what keeps books for process pools stays
+
     def tick(_):
-        (child,) = psutil.Process().children()
+        (child,) = (child for child in psutil.Process().children() if child.pid not in before)
         child.kill()
 
     with pytest.raises(ConnectionError, match="^the other process ended with status -9$"):
@@ -700,6 +702,20 @@ def test_what_handing_out_tasks_costs_comes_from_a_process(monkeypatch, tmp_path
     assert asked == ["-m", "hwlimits.sweep.handing_out", *(["--quick"] if quick else [])]
 
 
+def test_who_a_process_has_started_ends_with_it(monkeypatch, tmp_path):
+    """A pool's processes would stay for ever."""
+    monkeypatch.setattr(module, "OPERATORS_LIMIT_S", 1.0)
+    script = f"sleep 600 & echo $! > {tmp_path}/started; wait"
+    monkeypatch.setattr(module.sys, "executable", stand_in(tmp_path, script))
+    with pytest.raises(TimeoutError):
+        module._handing_out(True, quiet)
+    pid = int((tmp_path / "started").read_text())
+    until = time.monotonic() + 10
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == "zombie"
+
+
 def test_a_process_that_ends_without_a_word_says_its_status(monkeypatch, tmp_path):
     monkeypatch.setattr(module.sys, "executable", stand_in(tmp_path, "exit 3"))
     with pytest.raises(RuntimeError, match="^it ended with status 3$"):
@@ -834,6 +850,7 @@ def test_a_calibration_gives_every_number_or_its_reason(here):
     wanted |= {("bandwidth", of, 1) for of in ("disk_write", "disk_read", "disk_read_cached", "loopback")}
     names = ["litert_operator", "litert_builtin_operator", "litert_invoke", "tensorflow_operator", "tensorflow_call"]
     names += ["tensorflow_eager_operator", "loopback", "process_start", "numba_import", "tensorflow_import"]
+    names += [f"{way}_{of}" for way in ("threads", "processes", "dask") for of in ("start", "call", "task")]
     wanted |= {("overhead", name, 1) for name in names} | {("memory", "litert", 1)}
     found = {(n.quantity, n.of, n.threads) for n in here.numbers}
     assert found <= wanted

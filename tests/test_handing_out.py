@@ -19,11 +19,12 @@ class Clock:
     """Starting takes 7 s, a call 2 s, and each of its tasks 3 s; the first calls are slower."""
 
     def __init__(self):
-        self.now, self.calls = 0.0, 0
+        self.now, self.calls, self.asked = 0.0, 0, []
 
     @contextmanager
     def started(self, way, workers, kind):
         self.now += 7.0
+        self.asked.append((way, workers, kind))
         yield self.do
 
     def do(self, blocks):
@@ -44,6 +45,7 @@ def test_start_call_and_task_come_out_as_they_went_in(monkeypatch):
     ]  # fmt: skip
     assert [n.value for n in found] == pytest.approx([7.0, 5.0, 3.0])
     assert "4 workers, processes" in found[0].how
+    assert clock.asked == [("processes", 4, "compute")] * 2
     card = Card(tuple(found), {"machine": {"cpu": "some", "usable_cores": 4}})
     assert Overhead.of_card(card, "processes") == Overhead(7.0, 2.0, 3.0)
 

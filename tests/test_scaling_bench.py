@@ -11,7 +11,6 @@ from hwlimits import data
 from hwlimits.bandwidth import LinkModel
 from hwlimits.machine.record import Card, Number
 from hwlimits.machine.side_by_side import BOUNDS, COLUMNS, PARTS
-from hwlimits.machine.timing import Timing
 from hwlimits.sweep import scaling_rows
 from hwlimits.training import mnist, scaling_bench
 
@@ -34,7 +33,8 @@ def test_rows_of_a_training_begin_with_parts_alone(monkeypatch):
 
     def steps(count, **settings):
         asked.append((count, settings["batch"]))
-        return Timing((0.01 * settings["batch"] / count,) * 3), 1000
+        times = {"all_reduce_times_s": [0.5] * 3, "all_reduce_one_times_s": [0.25] * 3} if count > 1 else {}
+        return {"steps_s": [0.01 * settings["batch"] / count] * 3, "parameters": 1000, **times}
 
     class Group:
         def __init__(self, processes):
@@ -57,11 +57,23 @@ def test_rows_of_a_training_begin_with_parts_alone(monkeypatch):
     monkeypatch.setattr(scaling_bench, "_steps", steps)
     monkeypatch.setattr(scaling_bench, "usable_cores", lambda: 2)
     monkeypatch.setattr(scaling_bench, "Group", Group)
-    found = list(scaling_bench.training_rows([1, 2], batch=64))
-    assert asked == [(1, 64), (1, 32), (2, 64)]
-    assert [(r["workers"], r["work_s"], r["measured_s"]) for r in found] == [(1, 0.64, 0.64), (2, 0.32, 0.32)]
-    assert found[1]["speedup"] == 2.0
-    assert found[1]["exchange_s"] > 0
+    found = list(scaling_bench.training_rows([1, 2, 4], batch=64))
+    assert asked == [(1, 64), (1, 32), (1, 16), (1, 64), (2, 64), (4, 64)], (
+        "one is measured again beside its prediction"
+    )
+    trained = [r for r in found if r["task"] == "train"]
+    assert [(r["workers"], r["work_s"], r["measured_s"]) for r in trained] == [
+        (1, 0.64, 0.64), (2, 0.32, 0.32), (4, 0.32, 0.16),
+    ]  # fmt: skip
+    assert (trained[1]["speedup"], trained[0]["exchange_s"]) == (2.0, 0.0)
+    reduced = [
+        (r["task"], r["workers"], r["measured_s"], r["bound"], r["speedup"]) for r in found if "all" in r["task"]
+    ]
+    assert reduced == [
+        (task, n, s, "network", "") for n in (2, 4) for task, s in (("all-reduce", 0.5), ("all-reduce of 1", 0.25))
+    ]
+    ring = {(r["task"], r["workers"]): r["predicted_s"] for r in found}
+    assert ring["all-reduce", 2] == trained[1]["exchange_s"] > ring["all-reduce of 1", 2] > 0
 
 
 def card():
@@ -93,6 +105,17 @@ def test_a_scoring_that_loses_images_is_none(monkeypatch):
         scaling_bench._score(np.zeros((4, 28, 28), np.uint8), 2)
 
 
+def test_all_rows_are_of_tasks_scoring_and_training(monkeypatch):
+    asked = []
+    monkeypatch.setattr(scaling_bench, "usable_cores", lambda: 16)
+    monkeypatch.setattr(scaling_rows, "rows", lambda card, size: asked.append(size) or ["tasks"])
+    monkeypatch.setattr(scaling_bench, "scoring_rows", lambda card, x, n, size: asked.append((len(x), n)) or ["score"])
+    monkeypatch.setattr(scaling_bench, "training_rows", lambda n: asked.append(n) or ["train"])
+    assert list(scaling_bench.all_rows(card())) == ["tasks", "score", "train"]
+    assert asked == [scaling_rows.FULL, (16_000, [1, 2, 4, 8, 16]), [1, 2, 4, 8]], "no worker with next to no images"
+    assert list(scaling_bench.all_rows(card(), quick=True)) == ["tasks", "score"]
+
+
 @pytest.fixture(scope="module")
 def table():
     try:
@@ -114,7 +137,8 @@ def test_the_stored_table_has_every_way_and_each_line_once(table):
         assert {r["pool"] for r in mine} == {"warm", "cold"}
         for kind in ("compute", "memory"):
             grains = {int(r["tasks"]) for r in mine if r["task"] == kind}
-            assert grains >= set(scaling_rows.FULL.grains)
+            cores = max(int(r["workers"]) for r in mine if r["pool"] == "cold")
+            assert grains >= {round(cores * k) for k in scaling_rows.FULL.grains}
         assert {r["policy"] for r in mine if r["task"] == "unequal"} == set(scaling_rows.POLICIES)
     assert {int(r["workers"]) for r in table if r["task"] == "train"} >= {1, 2}
     assert [r["pool"] for r in table if r["task"] == "score" and r["way"] == "dask"].count("cold") == 1
@@ -128,9 +152,12 @@ def test_the_stored_numbers_follow_from_each_other(table):
         n, measured = int(r["workers"]), float(r["measured_s"])
         assert float(r["predicted_s"]) == pytest.approx(sum(float(r[part]) for part in PARTS), rel=1e-4)
         assert float(r["ratio"]) == pytest.approx(measured / float(r["predicted_s"]), rel=1e-4)
+        assert r["bound"] in BOUNDS
+        if r["task"].startswith("all-reduce"):
+            assert {r[name] for name in scaling_bench.NOT_GAINED} == {""}
+            continue
         assert float(r["speedup"]) == pytest.approx(float(r["serial_s"]) / measured, rel=1e-4)
         assert float(r["efficiency"]) == pytest.approx(float(r["speedup"]) / n, rel=1e-4)
-        assert r["bound"] in BOUNDS
         if n == 1:
             assert r["karp_flatt"] == ""
         else:

@@ -61,7 +61,7 @@ def test_overheads_are_the_cards_and_a_call_is_one_without_its_task():
                for of, value in (("start", 2.0), ("call", 0.5), ("task", 0.125))]  # fmt: skip
     card = Card(tuple(numbers), {"machine": {"cpu": "some", "usable_cores": 2}})
     assert Overhead.of_card(card, "dask") == Overhead(2.0, 0.375, 0.125)
-    with pytest.raises(CardError, match=r"no overhead of 'threads_start'.* `hwlimits calibrate` measures what handing"):
+    with pytest.raises(CardError, match=r"no overhead of 'threads_start'.* `hwlimits calibrate` makes a card"):
         Overhead.of_card(card, "threads")
 
 

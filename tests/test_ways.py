@@ -14,7 +14,7 @@ from hwlimits.sweep import scaling_rows, ways
 from hwlimits.sweep.ways import WAYS, assign, started
 
 CUT = tasks.cut("compute", 1e7, [1] * 9)
-SMALL = scaling_rows.Size(serial_s=0.001, grains=(1, 8), grain=4, repeats=3, cold=1)
+SMALL = scaling_rows.Size(serial_s=0.001, grains=(0.5, 4), grain=2, repeats=3, cold=1)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -24,6 +24,20 @@ def test_all_the_work_is_done_and_by_so_many_workers(way, monkeypatch):
         assert do([[task] for task in CUT]) == sum(map(tasks.task_amount, CUT))
         assert do([CUT[:5], CUT[5:]]) == sum(map(tasks.task_amount, CUT))
         assert do([[]] * 3) == 0
+
+
+def test_threads_are_there_before_their_first_task():
+    before = threading.active_count()
+    with started("threads", 4, "compute"):
+        assert threading.active_count() == before + 4
+
+
+def test_workers_of_dask_are_as_many_as_asked():
+    from distributed import Client
+
+    with started("dask", 2, "compute"):
+        (client,) = Client._instances
+        assert len(client.scheduler_info()["workers"]) == 2
 
 
 def test_threads_are_as_many_as_asked():
@@ -139,6 +153,14 @@ def test_a_small_table_predicts_each_line_before_it_is_measured(monkeypatch):
     monkeypatch.setattr(
         scaling_rows, "timed", lambda do, blocks, size: (order.append(len(blocks)), timed(do, blocks, size))[1]
     )
+    serials, measured = [], scaling_rows.timed
+
+    def kept(do, blocks, size):
+        timing = measured(do, blocks, size)
+        serials.append(timing.median_s)
+        return timing
+
+    monkeypatch.setattr(scaling_rows, "timed", kept)
     found = list(scaling_rows.rows(card(), SMALL, ways=("threads",)))
     assert all(tuple(r) == side_by_side.COLUMNS for r in found)
     lines = [(r["way"], r["task"], r["policy"], r["pool"], r["tasks"], r["workers"]) for r in found]
@@ -158,6 +180,36 @@ def test_a_small_table_predicts_each_line_before_it_is_measured(monkeypatch):
     assert handed[12, "lpt", "warm"] == pytest.approx(2e-4 + 2 * 1e-4)
     assert [r["startup_s"] for r in found if r["pool"] == "cold"] == [0.5]
     assert {r["startup_s"] for r in found if r["pool"] == "warm"} == {0.0}
+    work = {(r["task"], r["workers"]): r["work_s"] for r in found}
+    assert work["memory", 1] == pytest.approx(0.001, rel=1e-3)
+    assert work["memory", 2] == work["memory", 4] == pytest.approx(0.001 * 2e10 / 3e10, rel=1e-3), (
+        "a bus that is shared"
+    )
+    assert work["compute", 2] == pytest.approx(0.0005, rel=1e-3)
     for r in found:
         assert r["measured_s"] > 0
+        assert r["speedup"] == pytest.approx(r["serial_s"] / r["measured_s"])
+        assert r["serial_s"] in serials or r["way"] == "serial"
         assert r["ratio"] == pytest.approx(r["measured_s"] / r["predicted_s"])
+
+
+def test_the_time_of_workers_to_be_started_has_their_start_in_it(monkeypatch):
+    now = [0.0]
+
+    @contextmanager
+    def slow(way, workers, kind):
+        now[0] += 5.0
+        yield lambda blocks: now.__setitem__(0, now[0] + 2.0) or sum(tasks.task_amount(t) for b in blocks for t in b)
+
+    monkeypatch.setattr(scaling_rows, "started", slow)
+    monkeypatch.setattr(scaling_rows.time, "perf_counter", lambda: now[0])
+    rates = side_by_side.Rates(1e9, 2e9, 2)
+    overhead = side_by_side.Overhead(4.0, 0.0, 0.25)
+    found = scaling_rows._cold("dask", "compute", 2, 1e8, rates, overhead, 1.0, SMALL)
+    assert (found["measured_s"], found["startup_s"], found["overhead_s"], found["tasks"]) == (7.0, 4.0, 1.0, 4)
+
+
+def test_a_card_of_other_cores_is_refused_before_the_work(monkeypatch):
+    monkeypatch.setattr(scaling_rows, "usable_cores", lambda: 3)
+    with pytest.raises(TaskError, match="^the card is of 2 usable cores, and there are 3 now: make a card of these"):
+        next(scaling_rows.rows(card(), SMALL))

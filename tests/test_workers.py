@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,7 @@ def test_two_workers_one_killed_go_on_and_end_as_if_nothing_had_been(tmp_path):
     assert 0 < found["all_reduce_one_s"] < 10, "checked to be a sum of two where it is timed"
     assert 0 < found["all_reduce_s"] < 10
     assert np.median(found["steps_s"]) == found["step_s"]
+    assert np.median(found["all_reduce_times_s"]) == found["all_reduce_s"]
 
     # without an accident, another seed would give an error in this interval, with a probability of 99 %
     errors = np.array([alone(seed) for seed in range(1, 7)])
@@ -135,6 +137,52 @@ time.sleep(600 if place.name == "attempt-0" else 0)
     assert 20 <= made < 40
 
 
+def test_an_earlier_job_in_the_folder_does_not_count_as_this_one(tmp_path, monkeypatch):
+    program(
+        tmp_path,
+        monkeypatch,
+        """
+place, first = Path(json.loads(sys.argv[1])["place"]), not Path(sys.argv[0]).with_name("second").exists()
+(place / "steps-1").write_bytes(b"." * 40 if first else b"")
+time.sleep(0.3)
+(place / "found.json").write_text("{}")
+""",
+    )
+    run(2, SETTINGS, tmp_path / "job")
+    (tmp_path / "second").touch()
+    found = run(2, SETTINGS, tmp_path / "job", kill=Kill(1, 35), say=lambda text: None)
+    assert found["deaths"] == [], "no worker has made 35 steps this time"
+
+
+def test_a_supervisor_that_is_told_to_end_ends_its_workers(tmp_path, monkeypatch):
+    program(tmp_path, monkeypatch, "Path(json.loads(sys.argv[1])['place'], str(os.getpid())).touch(); time.sleep(600)")
+    text = f"from hwlimits.training import workers; workers.WORKER = {workers.WORKER!r}; workers.main()"
+    supervisor = subprocess.Popen([sys.executable, "-c", text, "--folder", str(tmp_path / "job")])
+    place = tmp_path / "job/attempt-0"
+    until = time.monotonic() + 60
+    while len(started := [p for p in place.glob("*") if p.name.isdigit()]) < 2 and time.monotonic() < until:
+        time.sleep(0.05)
+    supervisor.terminate()
+    assert supervisor.wait(30) == 143
+    assert len(started) == 2
+    for path in started:
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(path.name), 0)
+
+
+def test_a_damaged_note_is_no_other_training_that_is_lost(tmp_path):
+    (tmp_path / "backup").mkdir()
+    (tmp_path / "backup/checkpoint").touch()
+    (tmp_path / "job.json").write_text("{")
+    with pytest.raises(DistributeError, match="has the checkpoint of another training, .*damaged.*; give"):
+        run(2, SETTINGS, tmp_path)
+
+
+def test_who_is_not_there_can_not_be_killed(tmp_path):
+    with pytest.raises(DistributeError, match=r"^run\(Kill\(worker=2, step=1\)\): there are 2 workers, from 0 on$"):
+        run(2, SETTINGS, tmp_path, kill=Kill(2, 1))
+
+
 def test_a_checkpoint_of_another_training_is_not_gone_on_with(tmp_path, monkeypatch):
     program(tmp_path, monkeypatch, 'Path(json.loads(sys.argv[1])["place"], "found.json").write_text("{}")')
     job = tmp_path / "job"
@@ -211,7 +259,7 @@ def test_the_command_prints_what_was_found_and_an_error_in_one_line(tmp_path, mo
 
     def found(count, settings, folder, **how):
         asked.append((count, settings.epochs, folder, how["kill"]))
-        return {"error": 0.25, "steps_s": [1.0, 2.0]}
+        return {"error": 0.25, "steps_s": [1.0, 2.0], "all_reduce_times_s": [3.0]}
 
     monkeypatch.setattr(workers, "run", found)
     workers.main(["--workers", "4", "--epochs", "2", "--folder", str(tmp_path), "--kill", "9"])

@@ -16,6 +16,7 @@ import math
 import os
 import platform
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -168,7 +169,8 @@ def _reasons(found: dict) -> dict[str, str]:
 def _child(module: str, what: str, quick: bool, tick: Tick) -> dict:
     """What a module that is run as a process of its own says in its last line, which is JSON."""
     command = [sys.executable, "-m", module, *(["--quick"] if quick else [])]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes, start_new_session=True) as child:
         said, end_s = None, time.monotonic() + OPERATORS_LIMIT_S
         try:
             while said is None:
@@ -178,7 +180,8 @@ def _child(module: str, what: str, quick: bool, tick: Tick) -> dict:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     said, complaint = child.communicate(timeout=0.3)
         finally:
-            child.kill()
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(child.pid, signal.SIGKILL)  # and whom it has started
     if child.returncode:
         raise RuntimeError(" ".join(complaint.strip().splitlines()[-1:]) or f"it ended with status {child.returncode}")
     try:

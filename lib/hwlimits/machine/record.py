@@ -149,8 +149,14 @@ class Card:
         return self.number("bandwidth", level, threads).value
 
     def overhead_s(self, name: str) -> float:
-        """A fixed cost in s, such as 'litert_operator', 'tensorflow_operator', 'process_start', 'loopback'."""
-        return self.number("overhead", name).value
+        """A fixed cost in s, such as 'litert_operator', 'tensorflow_operator', 'process_start', 'loopback'.
+
+        Raises CardError for a card without it, as older ones are.
+        """
+        try:
+            return self.number("overhead", name).value
+        except CardError as error:
+            raise CardError(f"{error} `hwlimits calibrate` makes a card with all of them.") from None
 
     @cached_property
     def latency(self) -> Latency:

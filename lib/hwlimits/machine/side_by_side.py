@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hwlimits import data, parallel, scheduling
-from hwlimits.machine.record import Card, CardError
+from hwlimits.machine.record import Card
 from hwlimits.machine.timing import Timing
 
 WAITING = 0.1  # of the work's time: from here on, imbalance bounds what work would
@@ -71,10 +71,7 @@ class Overhead:
 
         Raises CardError for a card without them.
         """
-        try:
-            start_s, call_s, task_s = (card.overhead_s(f"{way}_{of}") for of in ("start", "call", "task"))
-        except CardError as error:
-            raise CardError(f"{error} `hwlimits calibrate` measures what handing out tasks costs.") from None
+        start_s, call_s, task_s = (card.overhead_s(f"{way}_{of}") for of in ("start", "call", "task"))
         return cls(start_s, max(0.0, call_s - task_s), task_s)
 
 

@@ -31,7 +31,7 @@ def measure(way: str, *, starts: int, calls: int) -> list[Number]:
     Raises TaskError for an unknown way.
     """
     cores = usable_cores()
-    tasks.prepare(KIND)  # the first compilation on a computer fills the cache from which all others read
+    tasks.prepare(KIND)  # numba is imported here, so that threads have only themselves to be started
     start: list[float] = []
     for _ in range(starts):
         begun_s = time.perf_counter()

@@ -9,6 +9,7 @@ Workers are ready when `with` is entered: their kernels compiled, their arrays m
 from __future__ import annotations
 
 import multiprocessing
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -70,7 +71,11 @@ def _serial(workers: int, kind: str) -> Iterator[Do]:
 @contextmanager
 def _threads(workers: int, kind: str) -> Iterator[Do]:
     tasks.prepare(kind)
+    all_there = threading.Barrier(workers + 1)
     with ThreadPoolExecutor(workers) as pool:
+        for _ in range(workers):  # a thread is started for each, as nobody is idle
+            pool.submit(all_there.wait, START_S)
+        all_there.wait(START_S)
         yield lambda blocks: sum(pool.map(tasks.do, blocks))
 
 

@@ -5,7 +5,8 @@
 Threads, processes and Dask do the tasks of `hwlimits.sweep.scaling_rows`; here come a training over workers, a row a
 step, and images scored over Dask. Predicted is a step as one worker's with its part of the batch, measured alone, and
 the ring of chapter 03 over this computer's loopback; a scoring as one process's rate times the workers', what the card
-has for Dask's tasks, and the way of the images to the workers and through the scheduler.
+has for Dask's tasks, and the way of the images to the workers and through the scheduler. The card's start is that of
+workers with numba ready; those that score load LiteRT instead, and end within the time.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from hwlimits.machine.processor import usable_cores
 from hwlimits.machine.provenance import provenance, require_clean_commit, store_table
 from hwlimits.machine.side_by_side import COLUMNS, Overhead, Prediction, Rates, predict, row
 from hwlimits.machine.timing import Timing, measure
-from hwlimits.sweep import cluster, scaling_rows
+from hwlimits.sweep import cluster, scaling_rows, ways
 from hwlimits.training import mnist, scoring, workers
 from hwlimits.training.litert import LiteRTFile
 from hwlimits.training.placement import Settings
@@ -40,6 +41,8 @@ BATCH = 128  # of a step, whatever the number of workers
 EPOCHS = 2
 IMAGES = 16_000  # to be scored
 HOPS = 2  # of a part's bytes: to the scheduler, and to the worker
+NOT_GAINED = ("serial_s", "speedup", "efficiency", "karp_flatt")  # by an all-reduce, that one worker does not need
+LEAST_PART = 16  # images of a worker in a step
 MESSAGES = (1, 1000, 10_000, 100_000, 1_000_000)  # bytes
 
 
@@ -65,23 +68,32 @@ def training_rows(counts: Sequence[int], **settings) -> Iterator[dict[str, Any]]
     settings = {"epochs": EPOCHS, "batch": BATCH, "save_steps": 10_000} | settings
     batch = settings["batch"]
     alone = {n: _steps(1, **settings | {"batch": batch // n}) for n in sorted({1, *counts})}
-    whole, _ = alone[1]
+    whole = _steps(1, **settings)
     with Group(2) as group:
         found = group.messages(MESSAGES)
     link, work = found.link().link, found.work().link
     for n in counts:
-        part, parameters = alone[n]
-        predicted = step_prediction(part.median_s, n, cores, parameters, link, work)
-        measured = whole if n == 1 else _steps(n, **settings)[0]
-        serial_s = None if n == 1 else whole.median_s
-        yield row("workers", "train", predicted, measured, workers=n, tasks=n, serial_s=serial_s, policy="static")
+        parameters = whole["parameters"]
+        predicted = step_prediction(_timing(alone[n]).median_s, n, cores, parameters, link, work)
+        found = whole if n == 1 else _steps(n, **settings)
+        serial_s = None if n == 1 else _timing(whole).median_s
+        how = {"workers": n, "tasks": n, "policy": "static"}
+        yield row("workers", "train", predicted, _timing(found), serial_s=serial_s, **how)
+        if n > 1:
+            for task, elements in (("all-reduce", parameters), ("all-reduce of 1", 1)):
+                ring = replace(step_prediction(0.0, n, cores, elements, link, work), work_s=0.0)
+                times = found["all_reduce_one_times_s" if elements == 1 else "all_reduce_times_s"]
+                yield row("workers", task, ring, Timing(tuple(times)), **how) | dict.fromkeys(NOT_GAINED, "")
 
 
-def _steps(count: int, **settings) -> tuple[Timing, int]:
-    """Times of the steps of a training with so many workers, and the network's parameters."""
+def _steps(count: int, **settings) -> dict[str, Any]:
+    """What the first of so many workers found in a training."""
     with tempfile.TemporaryDirectory() as folder:
-        found = workers.run(count, Settings(**settings), folder, source="mnist-5k", restarts=0)
-    return Timing(tuple(found["steps_s"])), found["parameters"]
+        return workers.run(count, Settings(**settings), folder, source="mnist-5k", restarts=0)
+
+
+def _timing(found: dict[str, Any]) -> Timing:
+    return Timing(tuple(found["steps_s"]))
 
 
 def scoring_rows(here: Card, images: np.ndarray, counts: Sequence[int], size: scaling_rows.Size) -> Iterator[dict]:
@@ -102,7 +114,7 @@ def scoring_rows(here: Card, images: np.ndarray, counts: Sequence[int], size: sc
     for n in counts:
         predicted = predict(sizes, rates, n, overhead=replace(started, start_s=0.0), **what)
         with cluster.local(n, n) as client:
-            client.wait_for_workers(n)
+            client.wait_for_workers(n, timeout=ways.START_S)
             address = client.scheduler_info()["address"]
             _score(images[: 4 * n], n, part=1, scheduler=address)  # each worker loads what it needs
             measured = _scored(images, n, size.repeats, scheduler=address)
@@ -135,7 +147,7 @@ def all_rows(here: Card, quick: bool = False) -> Iterator[dict[str, Any]]:
     images = np.resize(given, (2000 if quick else IMAGES, *given.shape[1:]))
     yield from scoring_rows(here, images, counts[:-1], size)
     if not quick:
-        yield from training_rows([n for n in counts if BATCH % n == 0])
+        yield from training_rows([n for n in counts if BATCH % n == 0 and BATCH // n >= LEAST_PART])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -147,14 +159,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         require_clean_commit()
     here = card()
     made_by = provenance(COMMAND, seeds=[0], card=here.provenance)
-    found = []
+    found: list[dict[str, Any]] = []
     for each in tqdm(all_rows(here, options.quick), desc="scaling", unit="row"):
         found.append(each)
         if options.quick:
             tqdm.write(
                 f"{each['way']:<10}{each['task']:<8} {each['policy']:<8}{each['pool']:<5}{each['tasks']:>5} tasks, "
                 f"{each['workers']} workers: {each['predicted_s']:.3g} s predicted, {each['measured_s']:.3g} s "
-                f"measured, ratio {each['ratio']:.2f}, speed-up {each['speedup']:.2f}, {each['bound']}"
+                f"measured, ratio {each['ratio']:.2f}, {each['bound']}"
             )
     if not options.quick:
         store_table(data.path("results") / "scaling.csv", COLUMNS, found, made_by)

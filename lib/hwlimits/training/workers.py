@@ -71,10 +71,14 @@ def run(
         raise DistributeError(f"a batch of {settings.batch} is not to be divided among {workers} workers")
     folder = Path(folder).absolute()
     _same_job(folder, {"settings": asdict(settings), "source": source})
+    if kill is not None and not 0 <= kill.worker < workers:
+        raise DistributeError(f"run({kill}): there are {workers} workers, from 0 on")
     deaths, until = [], time.monotonic() + limit_s
     for attempt in range(restarts + 1):
         place = folder / f"attempt-{attempt}"
         place.mkdir(parents=True, exist_ok=True)
+        for left in [*place.glob("steps-*"), *place.glob("found.json")]:
+            left.unlink()  # by an earlier job in this folder, whose steps would be taken for this one's
         with _started(workers, settings, source, folder, place) as processes:
             dead = _watch(processes, place, kill if attempt == 0 else None, until)
         if dead is None:
@@ -97,7 +101,10 @@ def _same_job(folder: Path, job: dict) -> None:
     """Note what is trained here. Raises DistributeError if a checkpoint in the folder is of something else."""
     path = folder / "job.json"
     if path.exists() and any(folder.glob("backup/*")):
-        begun = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            begun = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            begun = {"job.json": "damaged"}
         if begun != job:
             raise DistributeError(
                 f"{folder} has the checkpoint of another training, {json.dumps(begun)}; give that one's settings to "
@@ -109,7 +116,7 @@ def _same_job(folder: Path, job: dict) -> None:
 
 @contextlib.contextmanager
 def _started(workers: int, settings: Settings, source: str, folder: Path, place: Path):
-    """The processes; whatever happens, none is left behind."""
+    """The processes; none is left behind, but by a supervisor that is killed by SIGKILL, which nobody can answer."""
     processes: list[subprocess.Popen] = []
     try:
         addresses = [f"127.0.0.1:{port}" for port in _free_ports(workers)]
@@ -146,6 +153,7 @@ def become(hosts: str, index: int, settings: Settings, folder: Path, source: str
     """
     config = _config([host.strip() for host in hosts.split(",")], index)
     cluster(config)
+    _same_job(folder.absolute(), {"settings": asdict(settings), "source": source})
     place = folder.absolute() / "hosts"
     place.mkdir(parents=True, exist_ok=True)
     os.environ["TF_CONFIG"] = config
@@ -206,6 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--index", type=int, default=0, help="with --hosts: which of them")
     options = parser.parse_args(arguments)
     settings = Settings(epochs=options.epochs)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what schedulers send: workers are ended, then this
     kill = None if options.kill is None else Kill(options.workers - 1, options.kill)
     try:
         if options.hosts:
@@ -213,7 +222,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         found = run(options.workers, settings, options.folder, source=options.source, kill=kill)
     except (DistributeError, WorkerError) as error:
         raise SystemExit(str(error)) from None
-    found.pop("steps_s", None)  # all of them; their median stays
+    for name in [name for name, value in found.items() if name.endswith("s_s")]:
+        del found[name]  # all times; their medians stay
     print(json.dumps(found, indent=1))
 
 
