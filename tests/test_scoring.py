@@ -2,6 +2,7 @@
 
 import os
 import signal
+import types
 
 import numpy as np
 import psutil
@@ -41,6 +42,20 @@ def test_scores_are_whole_and_in_order_though_a_worker_dies(images):
     assert found.dtype == expected.dtype
     assert np.array_equal(found, expected)
     assert not np.array_equal(expected[:50], expected[50:100]), "an order that is wrong would be seen"
+
+
+def test_a_part_that_is_lost_behind_its_end_is_waited_for(monkeypatch):
+    """A worker that dies between the end of a part and its way here: Dask has it done again, and `result` waits."""
+    lost = {"status": "lost", "exception": lambda: None}
+    futures = [_Future(**lost, result=lambda number=number: np.full(2, number)) for number in (0, 1)]
+    client = types.SimpleNamespace(submit=lambda *what, pure: futures[int(what[2][0])], loop=None)
+    monkeypatch.setattr("distributed.as_completed", lambda numbers, loop: reversed(list(numbers)))
+    found = scoring._gather(client, b"", [np.array([0]), np.array([1])], lambda done, parts: None)
+    assert [list(part) for part in found] == [[0, 0], [1, 1]]
+
+
+class _Future(types.SimpleNamespace):
+    __hash__ = object.__hash__
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import sweep_tasks
@@ -575,3 +576,9 @@ def test_importing_sweep_loads_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert not {name.split(".")[0] for name in done.stdout.split()} & {"tensorflow", "numba", "distributed", "dask"}
     assert sweep_tasks.NOT_A_FUNCTION == 3
+
+
+@pytest.mark.parametrize("status", ["lost", "pending"])
+def test_a_task_whose_worker_died_behind_its_end_is_one_whose_worker_died(status):
+    """Asked for its exception, it would be waited for, until it is done again or the wait is over."""
+    assert runs._Run._answer(None, SimpleNamespace(status=status)) is None

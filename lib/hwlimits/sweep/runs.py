@@ -265,6 +265,8 @@ class _Run:
 
         if future.status == "cancelled":
             raise self._lost("its scheduler is not there any more")
+        if future.status in ("lost", "pending"):
+            return None  # it had ended, and its worker died before it could tell
         try:
             error = future.exception(timeout=cluster.ANSWER_WITHIN_S)
             if error is None:

@@ -58,9 +58,10 @@ def _gather(client, content: bytes, parts: list[np.ndarray], at_part: Callable[[
     numbers = {client.submit(score_part, content, part, pure=False): number for number, part in enumerate(parts)}
     found: dict[int, np.ndarray] = {}
     for future in as_completed(numbers, loop=client.loop):
-        if future.status != "finished":
-            raise SweepError(f"part {numbers[future]} of {len(parts)} can't be scored: {future.exception()}")
-        found[numbers[future]] = future.result()
+        try:
+            found[numbers[future]] = future.result()  # one lost with its worker since it was done is waited for again
+        except Exception as error:
+            raise SweepError(f"part {numbers[future]} of {len(parts)} can't be scored: {error}") from None
         at_part(len(found), len(parts))
     return [found[number] for number in range(len(parts))]
 
