@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import distributed
 import pytest
 import sweep_tasks
 from sweep_tasks import act, executions
@@ -569,6 +570,23 @@ def test_an_address_that_is_none_is_one_sentence(tmp_path, log, monkeypatch, add
     monkeypatch.setattr(cluster, "ANSWER_WITHIN_S", 1)
     told = refused(run, act, points(log, n=[1]), tmp_path / "r", scheduler=address)
     assert told.startswith(f"no Dask scheduler answers at {address} (")
+
+
+@pytest.mark.parametrize("address", ["nowhere", "what://x:1", "tcp://127.0.0.1:9"])
+def test_a_client_that_can_not_connect_is_closed_at_once(monkeypatch, address):
+    """One that is left is closed when garbage is collected, which can wait for ever for a lock of the next client."""
+    made = []
+
+    class Watched(distributed.Client):
+        def __init__(self, *given, **how):
+            made.append(self)
+            super().__init__(*given, **how)
+
+    monkeypatch.setattr(cluster, "ANSWER_WITHIN_S", 1)
+    monkeypatch.setattr(distributed, "Client", Watched)
+    with pytest.raises((OSError, TimeoutError, ValueError)), cluster._quiet():
+        cluster._connected(address)
+    assert [client.status for client in made] == ["closed"]
 
 
 def test_importing_sweep_loads_nothing_heavy():

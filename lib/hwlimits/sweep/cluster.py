@@ -88,14 +88,12 @@ def _kill(cluster) -> None:
 @contextmanager
 def remote(address: str) -> Iterator:
     """A client of the cluster whose scheduler is at that address. Raises SweepError if none answers."""
-    from distributed import Client
-
     with _quiet():
         try:
             _expect_answer(address)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # on other versions: they are looked at more closely soon
-                client = Client(address, timeout=ANSWER_WITHIN_S, set_as_default=False)
+                client = _connected(address)
         except (OSError, TimeoutError, ValueError, TypeError, ImportError, RuntimeError) as error:
             raise SweepError(
                 f"no Dask scheduler answers at {address} ({one_line(error)}): "
@@ -104,6 +102,24 @@ def remote(address: str) -> Iterator:
             ) from None
         with client:
             yield client
+
+
+def _connected(address: str):
+    """A client; one that can't connect is closed here.
+
+    Left to itself it would be closed when garbage is collected, perhaps while the next client is made and holds a lock
+    that closing needs: both would wait for ever.
+    """
+    from distributed import Client
+
+    client = Client.__new__(Client)
+    try:
+        client.__init__(address, timeout=ANSWER_WITHIN_S, set_as_default=False)
+    except BaseException:
+        with suppress(Exception):
+            client.close(timeout=ANSWER_WITHIN_S)
+        raise
+    return client
 
 
 def _expect_answer(address: str) -> None:
