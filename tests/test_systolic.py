@@ -1,0 +1,130 @@
+"""Systolic arrays: exact products, cycles by the closed form and by hand, and the sizes a network needs."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from hwlimits.systolic import DATAFLOWS, Array, SystolicError, convolution, least_machine, multiply
+
+SIZES = [(1, 1, 1), (1, 4, 4), (4, 4, 4), (5, 3, 2), (2, 9, 7), (11, 8, 12), (3, 17, 1)]
+GRIDS = [(1, 1), (4, 4), (3, 5), (5, 2)]
+
+
+def matrices(m, k, n, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.integers(-128, 128, (m, k)), rng.integers(-128, 128, (k, n))
+
+
+@pytest.mark.parametrize("dataflow", DATAFLOWS)
+@pytest.mark.parametrize(("rows", "columns"), GRIDS)
+@pytest.mark.parametrize("size", SIZES)
+def test_products_are_exact_and_cycles_those_of_the_closed_form(dataflow, rows, columns, size):
+    a, b = matrices(*size)
+    array = Array(rows, columns, dataflow)
+    run = multiply(array, a, b)
+    assert np.array_equal(run.product, a @ b)
+    assert run.cycles == array.cycles(*size)
+    assert run.busy.sum() == np.prod(size), "each multiplication that is needed is done once"
+    assert run.busy.max() <= rows * columns
+    assert run.busy.sum() / (rows * columns * run.cycles) == pytest.approx(array.utilization(*size))
+
+
+def test_numbers_that_are_no_integers_are_multiplied_too():
+    rng = np.random.default_rng(1)
+    a, b = rng.standard_normal((6, 7)), rng.standard_normal((7, 5)).astype(np.float32)
+    for dataflow in DATAFLOWS:
+        np.testing.assert_allclose(multiply(Array(4, 3, dataflow), a, b).product, a @ b, rtol=1e-12)
+
+
+def test_two_by_two_by_hand():
+    """Weights enter in two cycles; then A's numbers move right, sums down. By hand, cell by cycle:
+
+    cycle 0: (0,0); 1: (0,0) (0,1) (1,0); 2: (0,1) (1,0) (1,1); 3: (1,1).
+    """
+    a, b = np.array([[1, 2], [3, 4]]), np.array([[5, 6], [7, 8]])
+    run = multiply(Array(2, 2), a, b)
+    assert run.busy.tolist() == [0, 0, 1, 3, 3, 1]
+    assert run.product.tolist() == [[19, 22], [43, 50]]
+    stationary = multiply(Array(2, 2, "output-stationary"), a, b)
+    assert stationary.busy.tolist() == [1, 3, 3, 1, 0, 0]
+    assert stationary.product.tolist() == [[19, 22], [43, 50]]
+
+
+def test_a_fold_that_uses_a_part_takes_as_long_as_a_whole_one():
+    whole, part = Array(128, 128).cycles(500, 128, 128), Array(128, 128).cycles(500, 1, 1)
+    assert whole == part == 2 * 128 + 128 + 500 - 2
+    assert Array(128, 128).cycles(500, 129, 128) == 2 * whole
+
+
+@pytest.mark.parametrize("dataflow", DATAFLOWS)
+def test_padding_is_what_no_fold_uses(dataflow):
+    """Counted by the cells of each fold."""
+    array, (m, k, n) = Array(5, 3, dataflow), (11, 7, 8)
+    down, across, _ = array.mapped(m, k, n)
+    used = whole = 0
+    for i, j in itertools.product(range(0, down, 5), range(0, across, 3)):
+        used += min(5, down - i) * min(3, across - j)
+        whole += 15
+    assert array.folds(m, k, n) == whole // 15
+    assert array.padding(m, k, n) == pytest.approx(1 - used / whole)
+    assert Array(5, 3, dataflow).padding(5, 5, 3) == 0
+
+
+def test_a_longer_stream_fills_the_grid_better():
+    found = [Array(128, 128).utilization(m, 128, 128) for m in (1, 128, 4096, 10**6)]
+    assert found == sorted(found)
+    assert found[0] == pytest.approx(1 / 383)
+    assert found[-1] > 0.999
+
+
+def test_a_convolution_is_a_product_with_a_row_for_each_pixel():
+    rng = np.random.default_rng(2)
+    image, filters = rng.integers(-5, 5, (6, 7, 3)), rng.integers(-5, 5, (3, 2, 3, 4))
+    expected = np.zeros((4, 6, 4), int)
+    for y, x in np.ndindex(4, 6):
+        expected[y, x] = np.einsum("abc,abcd->d", image[y : y + 3, x : x + 2], filters)
+    rows = np.array([image[y : y + 3, x : x + 2].ravel() for y, x in np.ndindex(4, 6)])
+    m, k, n = convolution(4, 6, (3, 2), 3, 4)
+    assert (rows.shape, filters.reshape(-1, 4).shape) == ((m, k), (k, n))
+    run = multiply(Array(8, 8), rows, filters.reshape(-1, 4))
+    assert np.array_equal(run.product.reshape(4, 6, 4), expected)
+
+
+def test_the_least_machine_is_the_smallest_that_makes_it():
+    layers = [(676, 9, 32), (121, 288, 64), (1, 1600, 64), (1, 64, 10)]
+    made = least_machine(layers, latency_s=2e-4, clock_hz=1e8)
+    cycles = {side: sum(Array(side, side).cycles(*layer) for layer in layers) for side in range(1, 300)}
+    assert made.array.rows == made.array.columns == min(side for side, c in cycles.items() if c <= 2e-4 * 1e8)
+    assert made.latency_s == pytest.approx(cycles[made.array.rows] / 1e8)
+    assert made.weight_buffer_bytes == 2 * made.array.rows**2
+    assert made.activation_buffer_bytes == 121 * (288 + 64)
+    weights = 9 * 32 + 288 * 64 + 1600 * 64 + 64 * 10
+    assert made.bandwidth_bytes_per_s == pytest.approx((weights + 676 * 9 + 10) / made.latency_s)
+    macs = sum(m * k * n for m, k, n in layers)
+    assert made.utilization == pytest.approx(macs / (made.array.cells * cycles[made.array.rows]))
+    assert least_machine(layers, 2e-4, 1e8, element_bytes=2).weight_buffer_bytes == 2 * made.weight_buffer_bytes
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [(lambda: Array(0, 4), "Array(rows=0): must be a whole number, at least 1"),
+     (lambda: Array(4, True), "Array(columns=True): must be a whole number, at least 1"),
+     (lambda: Array(4, 4, "row-stationary"),
+      "Array(dataflow='row-stationary'): choose from weight-stationary, output-stationary"),
+     (lambda: Array(4, 4).cycles(4, 2.5, 4), "mapped(k=2.5): must be a whole number, at least 1"),
+     (lambda: multiply(Array(2, 2), np.ones((2, 3)), np.ones((2, 3))),
+      "multiply(a (2, 3), b (2, 3)): (m, k) and (k, n) are needed, none of them 0"),
+     (lambda: multiply(Array(2, 2), np.ones((0, 3)), np.ones((3, 3))),
+      "multiply(a (0, 3), b (3, 3)): (m, k) and (k, n) are needed, none of them 0"),
+     (lambda: least_machine([], 1.0, 1e9),
+      "least_machine(0 layers, latency_s=1.0, clock_hz=1000000000.0): give at least one layer, and a time and a clock "
+      "above 0"),
+     (lambda: least_machine([(1, 8, 8)], 1e-9, 1e9),
+      "no square array does it in 1e-09 s at 1e+09 Hz: the best takes 2.3e-08 s; give more time, a faster clock, or "
+      "several arrays")],
+)  # fmt: skip
+def test_what_can_not_be(call, text):
+    with pytest.raises(SystolicError) as error:
+        call()
+    assert str(error.value) == text
