@@ -162,7 +162,7 @@ def test_a_wrong_stage_is_recorded_and_the_next_one_goes_on(bench, monkeypatch):
     launch = cuda_gemm.launch
     monkeypatch.setattr(cuda_gemm, "launch", lambda stage, *rest: None if stage == "bytes" else launch(stage, *rest))
     wrong, right = gpu_bench.SECTIONS["int8"](bench)
-    assert wrong["failed"].startswith("int8 bytes: 256 of 256 elements are wrong")
+    assert wrong["failed"].startswith("int8 bytes: 4,096 of 4,096 elements are wrong")
     assert (right["stage"], "failed" in right) == ("dp4a", False)
 
 
