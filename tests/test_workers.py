@@ -178,9 +178,27 @@ def test_a_damaged_note_is_no_other_training_that_is_lost(tmp_path):
         run(2, SETTINGS, tmp_path)
 
 
+def test_the_note_is_never_there_in_part(tmp_path, monkeypatch):
+    """Workers of several hosts note and read it at the same time."""
+    job, seen = {"settings": {"epochs": 1}, "source": "x"}, []
+    workers._same_job(tmp_path, job)
+    write = Path.write_text
+
+    def watched(path, text, **how):
+        write(path, text[:5], **how)
+        seen.append(json.loads((tmp_path / "job.json").read_text()))
+        return write(path, text, **how)
+
+    monkeypatch.setattr(Path, "write_text", watched)
+    workers._same_job(tmp_path, job)
+    assert seen == [job]
+    assert [path.name for path in tmp_path.iterdir()] == ["job.json"]
+
+
 def test_who_is_not_there_can_not_be_killed(tmp_path):
     with pytest.raises(DistributeError, match=r"^run\(Kill\(worker=2, step=1\)\): there are 2 workers, from 0 on$"):
         run(2, SETTINGS, tmp_path, kill=Kill(2, 1))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_checkpoint_of_another_training_is_not_gone_on_with(tmp_path, monkeypatch):

@@ -70,7 +70,7 @@ class Array:
         uses a part of the grid takes as long as one that uses all.
 
         Source: Samajdar et al., "A Systematic Methodology for Characterizing Scalability of DNN Accelerators using
-        SCALE-Sim" (2020), equation 1.
+        SCALE-Sim" (2020).
 
         >>> Array(128, 128).cycles(1, 128, 128), Array(128, 128).cycles(1000, 128, 128)
         (383, 1382)

@@ -81,8 +81,8 @@ def rows(
 def _warm(way, kind, workers, amount, rates, overhead, serial_s, size) -> Iterator[dict[str, Any]]:
     """Workers that are there: equal tasks, and on all cores all grains and, without memory, unequal ones."""
     full = workers == rates.cores
-    counts = [max(1, round(rates.cores * k)) for k in (size.grains if full else (size.grain,))]
-    cases = [(kind, "chunked", [1] * k) for k in counts]
+    grains = [max(1, round(rates.cores * k)) for k in (size.grains if full else (size.grain,))]
+    cases = [(kind, "chunked", [1] * k) for k in grains]
     if full and kind == "compute":
         cases += [("unequal", policy, unequal(workers)) for policy in POLICIES]
     with started(way, workers, kind) as do:

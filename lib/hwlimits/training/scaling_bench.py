@@ -81,7 +81,7 @@ def training_rows(counts: Sequence[int], **settings) -> Iterator[dict[str, Any]]
         yield row("workers", "train", predicted, _timing(found), serial_s=serial_s, **how)
         if n > 1:
             for task, elements in (("all-reduce", parameters), ("all-reduce of 1", 1)):
-                ring = replace(step_prediction(0.0, n, cores, elements, link, work), work_s=0.0)
+                ring = step_prediction(0.0, n, cores, elements, link, work)
                 times = found["all_reduce_one_times_s" if elements == 1 else "all_reduce_times_s"]
                 yield row("workers", task, ring, Timing(tuple(times)), **how) | dict.fromkeys(NOT_GAINED, "")
 

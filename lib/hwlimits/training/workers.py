@@ -69,10 +69,10 @@ def run(
         raise DistributeError(f"run(workers={workers!r}): a whole number of at least 1 is needed")
     if settings.batch % workers:
         raise DistributeError(f"a batch of {settings.batch} is not to be divided among {workers} workers")
-    folder = Path(folder).absolute()
-    _same_job(folder, {"settings": asdict(settings), "source": source})
     if kill is not None and not 0 <= kill.worker < workers:
         raise DistributeError(f"run({kill}): there are {workers} workers, from 0 on")
+    folder = Path(folder).absolute()
+    _same_job(folder, {"settings": asdict(settings), "source": source})
     deaths, until = [], time.monotonic() + limit_s
     for attempt in range(restarts + 1):
         place = folder / f"attempt-{attempt}"
@@ -111,7 +111,9 @@ def _same_job(folder: Path, job: dict) -> None:
                 "go on with it, or another folder"
             )
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(job), encoding="utf-8")
+    part = path.with_name(f"job-{socket.gethostname()}-{os.getpid()}.part")
+    part.write_text(json.dumps(job), encoding="utf-8")
+    part.replace(path)  # whole at once: workers of other hosts read it at the same time
 
 
 @contextlib.contextmanager
