@@ -28,6 +28,12 @@ calibration = "hwlimits.machine.calibrate"
 PEAKS = {("fp32", 1): 100e9, ("fp32", 4): 380e9, ("fp64", 1): 50e9, ("int8", 1): 210e9}
 BANDWIDTHS = {("L1", 1): 400e9, ("L2", 1): 200e9, ("DRAM", 1): 20e9, ("L1", 4): 1600e9, ("DRAM", 4): 40e9}
 OVERHEADS = {"litert_operator": 25e-9, "process_start": 0.012}
+NOT_MEASURED = (
+    "overhead tensorflow", "operators", "memory litert", "bandwidth disk_read", "bandwidth loopback",
+    "overhead loopback", "overhead numba_import", "overhead tensorflow_import", "overhead threads_start",
+    "overhead processes", "overhead dask_call",
+)  # fmt: skip
+LEFT_OUT = {"bandwidth L3": "the arrays did not fit"} | dict.fromkeys(NOT_MEASURED, "planted")
 
 
 def record(**changes) -> dict:
@@ -45,7 +51,7 @@ def example(scale: float = 1.0, **changes) -> Card:
     ]
     numbers += [Number("bandwidth", of, t, scale * v, "B/s", scale * 1e9, 9, "x") for (of, t), v in BANDWIDTHS.items()]
     numbers += [Number("overhead", of, 1, v, "s", v / 5, 9, "planted") for of, v in OVERHEADS.items()]
-    return Card(tuple(numbers), record(**changes), {"bandwidth L3": "the arrays did not fit"})
+    return Card(tuple(numbers), record(**changes), LEFT_OUT)
 
 
 @pytest.fixture
@@ -337,6 +343,37 @@ def test_any_value_in_any_place_gives_a_card_or_a_card_error(place, value, tmp_p
 def test_the_stored_card_is_used(stored, calibrations):
     example().write(stored)
     assert card() == example()
+    assert calibrations == []
+
+
+@pytest.mark.parametrize(
+    "lost", ["overhead processes", "overhead dask_call", "operators", "bandwidth disk_read", "overhead litert_operator"]
+)
+def test_an_earlier_version_s_card_is_measured_anew(lost, stored, calibrations, capsys):
+    """It lacks what that version did not measure, and does not say why."""
+    old = example()
+    numbers = tuple(n for n in old.numbers if f"{n.quantity} {n.of}" != lost)
+    replace(old, numbers=numbers, left_out={k: v for k, v in LEFT_OUT.items() if k != lost}).write(stored)
+    assert card() == Card.read(stored) == example()
+    said = re.search(
+        r"an earlier version's, which did not measure ([a-z ]+); measuring one now", capsys.readouterr().err
+    )
+    assert lost.startswith(said[1])
+
+
+def test_a_named_card_of_an_earlier_version_is_taken_as_it_is(tmp_path, monkeypatch, calibrations):
+    path = tmp_path / "mine.json"
+    replace(example(), left_out={}).write(path)
+    monkeypatch.setenv("HWLIMITS_CARD", str(path))
+    assert card() == Card.read(path) == replace(example(), left_out={})
+    assert calibrations == []
+
+
+def test_operators_that_were_measured_are_not_missed(stored, calibrations):
+    left_out = {name: why for name, why in LEFT_OUT.items() if name != "operators"}
+    made = replace(example(), operators=operators(3), left_out=left_out)
+    made.write(stored)
+    assert card() == made
     assert calibrations == []
 
 

@@ -77,6 +77,13 @@ def parts(quick: bool = False) -> list[Part]:
     ]
 
 
+def not_measured(card: Card) -> list[str]:
+    """What a calibration gives that a card neither has nor says why not: an earlier version did not measure it."""
+    there = [f"{number.quantity} {number.of}" for number in card.numbers] + ["operators"] * bool(card.operators)
+    there += card.left_out
+    return [name for part in parts() for name in part.gives if not any(found.startswith(name) for found in there)]
+
+
 def run(todo: list[Part], progress: bool = True, clock: Callable[[], float] = time.perf_counter) -> Found:
     """Measure the parts one after the other, with a progress bar in expected seconds.
 

@@ -21,25 +21,31 @@ __all__ = ["Card", "CardError", "Number", "card", "stored_path"]
 def card() -> Card:
     """This computer's card: the stored one, or one that is measured now (about two minutes) and stored.
 
-    It is stored in the course's cache folder, or where HWLIMITS_CARD says. Raises CardError if the
-    stored file is damaged, or if HWLIMITS_CARD names the card of another computer.
+    It is stored in the course's cache folder, or where HWLIMITS_CARD says. A card that an earlier version
+    of the course has stored, without what this one measures, is measured anew; one that HWLIMITS_CARD
+    names is taken as it is. Raises CardError if the stored file is damaged, or if HWLIMITS_CARD names the
+    card of another computer.
     """
+    from hwlimits.machine.calibrate import calibrate, not_measured
+
     path = stored_path()
     if path.exists():
         found = Card.read(path)
-        if found.same_computer():
+        lacking = [] if os.environ.get("HWLIMITS_CARD") else not_measured(found)
+        if found.same_computer() and not lacking:
             return found
-        if os.environ.get("HWLIMITS_CARD"):
+        if found.same_computer():
+            why = f"the stored card is an earlier version's, which did not measure {', '.join(lacking)}"
+        elif os.environ.get("HWLIMITS_CARD"):
             raise CardError(
                 f"HWLIMITS_CARD names {path}, the card of another computer ({found.name}): unset it, "
                 "let it name a new file, or look at that card with Card.read."
             )
-        why = f"the stored card is of another computer ({found.name})"
+        else:
+            why = f"the stored card is of another computer ({found.name})"
     else:
         why = "this computer has no machine card yet"
     print(f"hwlimits: {why}; measuring one now, about two minutes.", file=sys.stderr)
-    from hwlimits.machine.calibrate import calibrate
-
     found = calibrate()
     try:
         found.write(path)
