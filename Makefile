@@ -109,6 +109,12 @@ build/nncodec-venv/.installed: peers/nncodec-build.lock peers/nncodec.lock
 	build/nncodec-venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --require-hashes -r peers/nncodec.lock
 	@touch $@
 
+gpu-bench: $(INSTALLED)  ## measure this computer's NVIDIA GPU with the course's kernels: data/results/gpu_*.json (3 minutes)
+	$(RUN) -m hwlimits.kernels.gpu_bench
+
+xla-bench: $(INSTALLED)  ## measure JAX's device (CPU, GPU or TPU): data/results/xla_*.json (some minutes, a quiet computer)
+	$(RUN) -m hwlimits.xla --out data/results
+
 lock:  ## make requirements.lock from pyproject.toml (needs uv)
 	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes --no-emit-index-url -o requirements.lock
 
@@ -119,4 +125,4 @@ format: $(INSTALLED)  ## format the code
 clean:  ## remove what was built (the virtual environment and trained models)
 	rm -rf $(VENV) build dist
 
-.PHONY: help setup case-study test lab execute results-case-study results-choices results-memory results-kernel-differences results-predictions results-gains results-qat results-frontier results-frontier-choices results-fast-cnn results-scaling workers bench bench-compression bench-coding lock format clean
+.PHONY: help setup case-study test lab execute results-case-study results-choices results-memory results-kernel-differences results-predictions results-gains results-qat results-frontier results-frontier-choices results-fast-cnn results-scaling workers bench bench-compression bench-coding gpu-bench xla-bench lock format clean

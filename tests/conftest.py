@@ -1,5 +1,9 @@
 """Small models and data that several tests share; TensorFlow is loaded only where one is asked for."""
 
+import os
+
+os.environ.setdefault("NUMBA_ENABLE_CUDASIM", "1")  # kernels for a GPU run in the simulator, with a GPU and without
+
 import numpy as np
 import pytest
 

@@ -19,7 +19,7 @@ MODULES = sorted(LIBRARY.rglob("*.py"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 # From the ground up. A module may import those of its own floor and of the floors below.
-FLOORS = (("data", "devices"), ("numpy modules", "plots"), ("machine", "kernels"), ("training", "sweep", "cli"))
+FLOORS = (("data", "devices"), ("numpy modules", "plots"), ("machine", "kernels"), ("training", "sweep", "cli", "xla"))
 
 
 def floor_of(module: str) -> int:

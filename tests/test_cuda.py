@@ -1,0 +1,234 @@
+"""Every kernel for the GPU, in numba's simulator, against NumPy; and the benchmark's parts that need no GPU."""
+
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from hwlimits.kernels import cuda, cuda_conv, cuda_device, cuda_gemm, cuda_peak, gpu_bench, gpu_tools
+
+UNIT = 2.0**-24
+random = np.random.default_rng(0)
+
+
+def numbers(*shape):
+    return random.standard_normal(shape, dtype=np.float32)
+
+
+def test_the_tests_run_in_the_simulator_and_say_so():
+    assert cuda_device.SIMULATED
+    assert not cuda_device.available()
+    assert cuda_device.why_not().startswith(("No NVIDIA GPU here", "NUMBA_ENABLE_CUDASIM=1 asks for the simulator"))
+
+
+@pytest.mark.parametrize("size", [1, 3, 66, 131])
+def test_copy_and_triad(size):
+    a, b = numbers(size), numbers(size)
+    for stage in cuda.COPY:
+        assert np.array_equal(cuda.copy(a, stage), a)
+    for stage in cuda.TRIAD:
+        exact = a.astype(float) + 0.75 * b
+        assert np.all(np.abs(cuda.triad(a, b, 0.75, stage) - exact) <= 2 * UNIT * (np.abs(a) + np.abs(b)))
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (1, 36), (9, 4)])
+def test_bias_and_relu(shape):
+    x, bias = numbers(*shape), numbers(shape[1])
+    for stage in cuda.BIAS_RELU:
+        assert np.array_equal(cuda.bias_relu(x, bias, stage), np.maximum(x + bias, 0))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (5, 9), (8, 4)])
+def test_transpose(shape):
+    a = numbers(*shape)
+    for stage in cuda.TRANSPOSE:
+        assert np.array_equal(cuda.transpose(a, stage), a.T)
+
+
+@pytest.mark.parametrize(("stage", "size"), [("interleaved", 130), ("sequential", 130), ("shuffles", 2071)])
+def test_total_over_one_pass_and_two(stage, size):
+    for a in (numbers(size), numbers(7)):
+        bound = (np.log2(a.size) + 4 * cuda.LOADS) * UNIT * np.abs(a).sum(dtype=float)
+        assert abs(cuda.total(a, stage) - a.sum(dtype=float)) <= bound
+
+
+@pytest.mark.parametrize("stage", cuda_gemm.STAGES)
+@pytest.mark.parametrize(("m", "k", "n"), [(5, 7, 6), (17, 9, 18), (16, 16, 32)])
+def test_product(stage, m, k, n):
+    if stage == "shared_tiles" and m > 5:
+        m, k, n = 4, 8, 4  # it waits for its threads so often that the simulator takes seconds for more
+    a, b = numbers(m, k), numbers(k, n)
+    bound = 2 * k * UNIT * (np.abs(a).astype(float) @ np.abs(b).astype(float))
+    assert np.all(np.abs(cuda_gemm.sgemm(a, b, stage) - a.astype(float) @ b.astype(float)) <= bound)
+
+
+@pytest.mark.parametrize("stage", cuda_gemm.INT8_STAGES)
+def test_int8_product_is_exact(stage):
+    a, b = random.integers(-128, 128, (17, 35), dtype=np.int8), random.integers(-128, 128, (5, 35), dtype=np.int8)
+    a[0], b[0] = -128, -128
+    assert np.array_equal(cuda_gemm.int8_product(a, b, stage), a.astype(int) @ b.astype(int).T)
+
+
+@pytest.mark.parametrize("stage", cuda_conv.STAGES)
+@pytest.mark.parametrize(
+    ("shape", "edge", "filters"), [((2, 5, 6, 3), 3, 4), ((1, 4, 4, 1), 2, 5), ((1, 3, 3, 2), 3, 1)]
+)
+def test_convolution(stage, shape, edge, filters):
+    x, weights, bias = numbers(*shape), numbers(edge, edge, shape[3], filters), numbers(filters)
+    windows = np.lib.stride_tricks.sliding_window_view(x.astype(float), (edge, edge), (1, 2))
+    exact = np.maximum(np.einsum("nhwcij,ijcf->nhwf", windows, weights.astype(float)) + bias, 0)
+    found = cuda_conv.conv2d(x, weights, bias, stage)
+    assert found.shape == exact.shape
+    assert np.allclose(found, exact, rtol=0, atol=1e-4 * np.abs(exact).max())
+
+
+FLOAT, MATRIX = np.ones(3, np.float32), np.ones((2, 3), np.float32)
+IMAGE, WEIGHTS = np.ones((1, 4, 4, 1), np.float32), np.ones((3, 3, 1, 2), np.float32)
+LARGE = np.ones((1, 113, 113, 1), np.float32)
+ERRORS = [
+    (lambda: cuda.copy(np.ones(3)), TypeError, "copy: a is float64; it takes float32 arrays: a.astype(np.float32)"),
+    (lambda: cuda.copy(MATRIX), ValueError, "copy: a has shape (2, 3); it takes a flat array: a.ravel()"),
+    (lambda: cuda.copy(FLOAT[:0]), ValueError, "copy: the array is empty; a GPU starts no kernel for nothing"),
+    (lambda: cuda.copy(FLOAT, "fast"), ValueError,
+     "copy: there is no stage 'fast'; choose one of strided, coalesced, vector"),
+    (lambda: cuda.triad(FLOAT, FLOAT[:2], 1), ValueError,
+     "triad: a has 3 elements and b has 2; they must have as many"),
+    (lambda: cuda.bias_relu(MATRIX, FLOAT[:2]), ValueError,
+     "bias_relu: x is (2, 3) and bias has 2 elements; it must have one a column"),
+    (lambda: cuda.transpose(FLOAT), ValueError, "transpose: a has shape (3,); it takes matrices, with two dimensions"),
+    (lambda: cuda.total(FLOAT[:0]), ValueError, "total: the array is empty; a GPU starts no kernel for nothing"),
+    (lambda: cuda.total(FLOAT, "tree"), ValueError,
+     "total: there is no stage 'tree'; choose one of interleaved, sequential, shuffles"),
+    (lambda: cuda_gemm.sgemm(MATRIX, MATRIX), ValueError,
+     "sgemm: a is (2, 3) and b is (2, 3); both must have the same number of factors"),
+    (lambda: cuda_gemm.sgemm(MATRIX, MATRIX.T, "tensor"), ValueError,
+     "sgemm: there is no stage 'tensor'; choose one of naive, shared_tiles, register_tiles, vector_tiles"),
+    (lambda: cuda_gemm.sgemm(MATRIX[:0], MATRIX.T), ValueError,
+     "sgemm: a is (0, 3) and b is (3, 2); a GPU starts no kernel for an empty matrix"),
+    (lambda: cuda_gemm.int8_product(MATRIX, MATRIX), TypeError, "int8_product: a is float32; it takes int8 arrays"),
+    (lambda: cuda_gemm.int8_product(*np.zeros((2, 1, 65_537), np.int8)), ValueError,
+     "int8_product: 65,537 factors a sum; more than 65,536 products may not fit int32"),
+    (lambda: cuda_conv.conv2d(IMAGE, WEIGHTS, FLOAT), ValueError,
+     "conv2d: bias is (3,); it must have one element for each of 2 filters"),
+    (lambda: cuda_conv.conv2d(IMAGE, WEIGHTS, FLOAT[:2], "winograd"), ValueError,
+     "conv2d: there is no stage 'winograd'; choose one of direct, rows"),
+    (lambda: cuda_conv.conv2d(IMAGE[:, :2], WEIGHTS, FLOAT[:2]), ValueError,
+     "conv2d: x is (1, 2, 4, 1) and weights are (3, 3, 1, 2); no output is left of it"),
+    (lambda: cuda_conv.conv2d(IMAGE[0], WEIGHTS, FLOAT[:2]), ValueError,
+     "conv2d: x is (4, 4, 1) and weights are (3, 3, 1, 2); it takes x (images, height, width, channels) "
+     "and weights (edge, edge, channels, filters)"),
+    (lambda: cuda_conv.conv2d(LARGE, WEIGHTS, FLOAT[:2]), ValueError,
+     "conv2d: an image has 51,076 bytes and shared memory 49,152; use stage='direct'"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "kind", "says"), ERRORS)
+def test_a_wrong_argument_is_refused_in_one_sentence(call, kind, says):
+    with pytest.raises(kind) as error:
+        call()
+    assert str(error.value) == says
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    """The benchmark with sizes for the simulator; a row is run once, and timed by nobody."""
+    small = gpu_bench.Bench.__new__(gpu_bench.Bench)
+    small.rounds, small.elements, small.products_sizes, small.images = 1, 64, (16,), 1
+    small.transfer_sizes, small.peak_threads, small.peak_steps = (64, 256), cuda_peak.THREADS, 1
+    small.tiles, small.clock, small.random = [(8, 16, 8)], time.perf_counter, np.random.default_rng(0)
+    monkeypatch.setattr(cuda_conv, "LAYERS", {"conv": (4, 4, 2, 2, 3)})
+    monkeypatch.setattr(cuda_gemm, "STAGES", ("naive", "register_tiles", "vector_tiles"))  # seconds less
+    return small
+
+
+def once(self, kernel, stage, size, run, *, bytes_=0, flops=0, beside=None, error=0.0, **more):
+    run()
+    assert beside is None or {"bytes": bytes_, "flops": flops}[beside[2]] > 0
+    return {"kernel": kernel, "stage": stage, "error_of_bound": error}
+
+
+@pytest.mark.parametrize("section", ["memory", "matrices", "products", "sweep", "int8", "convolutions", "transfers"])
+def test_each_section_of_the_benchmark_checks_its_kernels(section, bench, monkeypatch):
+    monkeypatch.setattr(gpu_bench.Bench, "row", once)
+    rows = list(gpu_bench.SECTIONS[section](bench))
+    assert rows
+    assert all(row["error_of_bound"] <= 1 for row in rows)
+
+
+def test_a_wrong_stage_is_recorded_and_the_next_one_goes_on(bench, monkeypatch):
+    monkeypatch.setattr(gpu_bench.Bench, "row", once)
+    launch = cuda_gemm.launch
+    monkeypatch.setattr(cuda_gemm, "launch", lambda stage, *rest: None if stage == "bytes" else launch(stage, *rest))
+    wrong, right = gpu_bench.SECTIONS["int8"](bench)
+    assert wrong["failed"].startswith("int8 bytes: 4,096 of 4,096 elements are wrong")
+    assert (right["stage"], "failed" in right) == ("dp4a", False)
+
+
+def test_tiles_that_threads_do_not_load_whole_are_refused():
+    says = "tiles 256x128x8: 512 threads load 2048 elements at a time, and a tile of B has 1024; make depth a multiple"
+    with pytest.raises(ValueError, match=f"^{says} of 16$"):
+        cuda_gemm.vector_tiles(256, 128, 8)
+    for tiles, why in (
+        ((256, 512, 4), "2048 threads"),
+        ((128, 128, 64), "66560 bytes"),
+        ((12, 8, 4), "multiples of 8"),
+    ):
+        assert why in cuda_gemm.tiles_fault(*tiles)
+    for choice in gpu_bench.SWEEP.split(","):
+        assert not cuda_gemm.tiles_fault(*map(int, choice.split("x")))
+
+
+@pytest.mark.parametrize(("tiles", "says"), [("256x128x8", "make depth a multiple of 16"), ("8x8", "rows x columns")])
+def test_the_benchmark_refuses_tiles(tiles, says, capsys):
+    with pytest.raises(SystemExit):
+        gpu_bench.main(["--tiles", tiles])
+    assert says in capsys.readouterr().err
+
+
+def test_multiply_adds_for_each_element():
+    a = np.float32([0, 0.25, 1, 0.5, 0.75, 0.1, 0.2, 0.3])
+    factors = cuda_device.cuda.to_device(np.float32([cuda_peak.FACTOR, cuda_peak.SUMMAND]))
+    out = gpu_tools.poisoned(8)
+    cuda_peak.intensity(3)[1, 1](cuda_device.cuda.to_device(a), factors, out)
+    exact = a.astype(float)
+    for _ in range(3):
+        exact = exact * cuda_peak.FACTOR + cuda_peak.SUMMAND
+    assert np.allclose(out.copy_to_host(), exact, rtol=0, atol=1e-6)
+
+
+def test_a_wrong_output_and_a_missing_one_are_seen_before_anything_is_timed():
+    with pytest.raises(ArithmeticError, match=r"copy: 1 of 3 elements are wrong; the first is \(1,\), .* where"):
+        gpu_tools.check("copy", np.float32([1, 2.5, 3]), np.array([1.0, 2.0, 3.0]), 0.1)
+    with pytest.raises(ArithmeticError, match="2 of 2 elements"):
+        gpu_tools.check("copy", gpu_tools.poisoned(2).copy_to_host(), np.zeros(2), 1e30)
+    with pytest.raises(ArithmeticError, match="1 of 2 elements"):
+        gpu_tools.check("copy", np.float32([np.nan, 0]), np.zeros(2), np.inf)
+
+
+def test_the_link_of_the_registry_is_found_by_what_the_driver_tells():
+    found = gpu_bench.registry_link({"pcie.link.gen.max": "5", "pcie.link.width.max": "16"})
+    assert found["name"] == "pcie-5-x16"
+    assert found["bytes_per_s"] == pytest.approx(63.0e9, rel=0.01)
+    assert gpu_bench.registry_link({}) is None
+
+
+def test_a_result_names_a_commit_or_is_not_made(monkeypatch):
+    ours, other = "a" * 40, "b" * 40
+    monkeypatch.setattr(gpu_bench, "commit", lambda: ours)
+    assert gpu_bench.commit_of(None) == {"commit": ours}
+    with pytest.raises(gpu_bench.DirtyTree, match=f"this is {ours}, with --commit {other}"):
+        gpu_bench.commit_of(other)
+    monkeypatch.setattr(gpu_bench, "commit", lambda: "unknown")
+    assert gpu_bench.commit_of(other) == {"commit": other, "checkout": "unknown"}
+    with pytest.raises(gpu_bench.DirtyTree, match="give its 40 digits with --commit"):
+        gpu_bench.commit_of(None)
+
+
+def test_without_a_gpu_the_benchmark_says_so_and_writes_nothing(tmp_path):
+    command = [sys.executable, "-m", "hwlimits.kernels.gpu_bench", "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("make gpu-bench measures a GPU. ")
+    assert not list(tmp_path.iterdir())
