@@ -90,6 +90,9 @@ results-fast-cnn: $(INSTALLED)  ## make data/results/fast_cnn.json: the CNN in a
 results-scaling: $(INSTALLED)  ## make data/results/scaling.csv: tasks over threads, processes, Dask and workers (a quiet computer, 6 minutes)
 	$(RUN) -m hwlimits.training.scaling_bench
 
+results-systolic: $(INSTALLED)  ## make data/results/systolic.csv: cycles of layers, counted, and by SCALE-Sim (10 minutes)
+	$(RUN) -m hwlimits.training.systolic_layers
+
 workers: $(INSTALLED)  ## train the case study's network with N=2 workers, processes of this computer
 	$(RUN) -m hwlimits.training.workers --workers $(or $(N),2)
 
@@ -125,4 +128,4 @@ format: $(INSTALLED)  ## format the code
 clean:  ## remove what was built (the virtual environment and trained models)
 	rm -rf $(VENV) build dist
 
-.PHONY: help setup case-study test lab execute results-case-study results-choices results-memory results-kernel-differences results-predictions results-gains results-qat results-frontier results-frontier-choices results-fast-cnn results-scaling workers bench bench-compression bench-coding gpu-bench xla-bench lock format clean
+.PHONY: help setup case-study test lab execute results-case-study results-choices results-memory results-kernel-differences results-predictions results-gains results-qat results-frontier results-frontier-choices results-fast-cnn results-scaling results-systolic workers bench bench-compression bench-coding gpu-bench xla-bench lock format clean

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from hwlimits.systolic import DATAFLOWS, Array, SystolicError, convolution, least_machine, multiply
+from hwlimits.systolic import DATAFLOWS, Array, Layer, SystolicError, convolution, least_machine, multiply
 
 SIZES = [(1, 1, 1), (1, 4, 4), (4, 4, 4), (5, 3, 2), (2, 9, 7), (11, 8, 12), (3, 17, 1)]
 GRIDS = [(1, 1), (4, 4), (3, 5), (5, 2)]
@@ -85,25 +85,51 @@ def test_a_convolution_is_a_product_with_a_row_for_each_pixel():
     for y, x in np.ndindex(4, 6):
         expected[y, x] = np.einsum("abc,abcd->d", image[y : y + 3, x : x + 2], filters)
     rows = np.array([image[y : y + 3, x : x + 2].ravel() for y, x in np.ndindex(4, 6)])
-    m, k, n = convolution(4, 6, (3, 2), 3, 4)
-    assert (rows.shape, filters.reshape(-1, 4).shape) == ((m, k), (k, n))
+    layer = convolution("c", 4, 6, (3, 2), 3, 4)
+    assert (rows.shape, filters.reshape(-1, 4).shape) == ((layer.m, layer.k), (layer.k, layer.n))
+    assert (layer.inputs, layer.macs) == (image.size, 4 * 6 * filters.size)
     run = multiply(Array(8, 8), rows, filters.reshape(-1, 4))
     assert np.array_equal(run.product.reshape(4, 6, 4), expected)
 
 
+def test_a_convolution_reads_what_its_filters_touch():
+    """Of a batch of two, every second pixel: counted one by one."""
+    touched = {(b, 2 * y + dy, 2 * x + dx, c) for b in range(2) for y in range(3) for x in range(4)
+               for dy in range(3) for dx in range(3) for c in range(5)}  # fmt: skip
+    layer = convolution("c", 3, 4, (3, 3), 5, 7, batch=2, stride=2)
+    assert layer.inputs == len(touched)
+    assert (layer.m, layer.k, layer.n) == (24, 45, 7)
+
+
+def test_a_layer_of_several_products_takes_as_long_as_all_of_them():
+    layer, array = Layer("each channel by itself", 40, 9, 1, times=6), Array(4, 4)
+    runs = [multiply(array, np.ones((40, 9), int), np.ones((9, 1), int)) for _ in range(6)]
+    assert layer.cycles(array) == sum(run.cycles for run in runs)
+    assert layer.utilization(array) == pytest.approx(sum(run.busy.sum() for run in runs) / (16 * layer.cycles(array)))
+    assert (layer.macs, layer.input_elements) == (6 * 40 * 9, 6 * 40 * 9)
+
+
 def test_the_least_machine_is_the_smallest_that_makes_it():
-    layers = [(676, 9, 32), (121, 288, 64), (1, 1600, 64), (1, 64, 10)]
+    products = [(676, 9, 32), (121, 288, 64), (1, 1600, 64), (1, 64, 10)]
+    reads = [28 * 28, 13 * 13 * 32, 1600, 64]
+    layers = [Layer(str(i), *p, inputs=inputs) for i, (p, inputs) in enumerate(zip(products, reads, strict=True))]
     made = least_machine(layers, latency_s=2e-4, clock_hz=1e8)
-    cycles = {side: sum(Array(side, side).cycles(*layer) for layer in layers) for side in range(1, 300)}
+    cycles = {side: sum(Array(side, side).cycles(*p) for p in products) for side in range(1, 300)}
     assert made.array.rows == made.array.columns == min(side for side, c in cycles.items() if c <= 2e-4 * 1e8)
     assert made.latency_s == pytest.approx(cycles[made.array.rows] / 1e8)
     assert made.weight_buffer_bytes == 2 * made.array.rows**2
-    assert made.activation_buffer_bytes == 121 * (288 + 64)
+    assert made.activation_buffer_bytes == 28 * 28 + 676 * 32
     weights = 9 * 32 + 288 * 64 + 1600 * 64 + 64 * 10
-    assert made.bandwidth_bytes_per_s == pytest.approx((weights + 676 * 9 + 10) / made.latency_s)
-    macs = sum(m * k * n for m, k, n in layers)
+    assert made.bandwidth_bytes_per_s == pytest.approx((weights + 28 * 28 + 10) / made.latency_s)
+    macs = sum(m * k * n for m, k, n in products)
     assert made.utilization == pytest.approx(macs / (made.array.cells * cycles[made.array.rows]))
     assert least_machine(layers, 2e-4, 1e8, element_bytes=2).weight_buffer_bytes == 2 * made.weight_buffer_bytes
+
+
+def test_products_by_channel_count_as_often_as_they_are_done():
+    made = least_machine([Layer("depthwise", 100, 9, 1, times=8, inputs=900), Layer("last", 1, 8, 3)], 1e-3, 1e8)
+    assert made.activation_buffer_bytes == 900 + 800
+    assert made.bandwidth_bytes_per_s == pytest.approx((8 * 9 + 24 + 900 + 3) / made.latency_s)
 
 
 @pytest.mark.parametrize(
@@ -113,6 +139,7 @@ def test_the_least_machine_is_the_smallest_that_makes_it():
      (lambda: Array(4, 4, "row-stationary"),
       "Array(dataflow='row-stationary'): choose from weight-stationary, output-stationary"),
      (lambda: Array(4, 4).cycles(4, 2.5, 4), "mapped(k=2.5): must be a whole number, at least 1"),
+     (lambda: Layer("c", 4, 0, 4), "Layer(k=0): must be a whole number, at least 1"),
      (lambda: multiply(Array(2, 2), np.ones((2, 3)), np.ones((2, 3))),
       "multiply(a (2, 3), b (2, 3)): (m, k) and (k, n) are needed, none of them 0"),
      (lambda: multiply(Array(2, 2), np.ones((0, 3)), np.ones((3, 3))),
@@ -120,7 +147,7 @@ def test_the_least_machine_is_the_smallest_that_makes_it():
      (lambda: least_machine([], 1.0, 1e9),
       "least_machine(0 layers, latency_s=1.0, clock_hz=1000000000.0): give at least one layer, and a time and a clock "
       "above 0"),
-     (lambda: least_machine([(1, 8, 8)], 1e-9, 1e9),
+     (lambda: least_machine([Layer("", 1, 8, 8)], 1e-9, 1e9),
       "no square array does it in 1e-09 s at 1e+09 Hz: the best takes 2.3e-08 s; give more time, a faster clock, or "
       "several arrays")],
 )  # fmt: skip

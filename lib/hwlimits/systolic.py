@@ -191,15 +191,65 @@ def _active(cycle: int, time: int, rows: int, columns: int) -> np.ndarray:
 # --- what a network needs ----------------------------------------------------------------------
 
 
-def convolution(height: int, width: int, kernel: tuple[int, int], inputs: int, outputs: int, batch: int = 1):
-    """(m, k, n) of a convolution as one product: a row for each output pixel, a column for each filter.
+@dataclass(frozen=True)
+class Layer:
+    """A layer as products: `times` of (m, k) x (k, n), one after the other, in batches as they come.
 
-    height, width   of the *output*; `inputs` and `outputs` are channels
-
-    >>> convolution(112, 112, (7, 7), 3, 64)
-    (12544, 147, 64)
+    inputs   numbers that it reads; a convolution's rows of A have some of them several times. None: times x m x k
     """
-    return batch * height * width, kernel[0] * kernel[1] * inputs, outputs
+
+    name: str
+    m: int
+    k: int
+    n: int
+    times: int = 1
+    inputs: int | None = None
+
+    def __post_init__(self):
+        _whole(
+            "Layer", m=self.m, k=self.k, n=self.n, times=self.times, inputs=1 if self.inputs is None else self.inputs
+        )
+
+    @property
+    def macs(self) -> int:
+        return self.times * self.m * self.k * self.n
+
+    @property
+    def input_elements(self) -> int:
+        return self.times * self.m * self.k if self.inputs is None else self.inputs
+
+    def cycles(self, array: Array) -> int:
+        """Cycles on an array.
+
+        >>> Layer("depthwise", 100, 9, 1, times=16).cycles(Array(9, 1)) == 16 * Array(9, 1).cycles(100, 9, 1)
+        True
+        """
+        return self.times * array.cycles(self.m, self.k, self.n)
+
+    def utilization(self, array: Array) -> float:
+        """The share of all cells' cycles in which they do a multiplication that the layer needs."""
+        return self.macs / (array.cells * self.cycles(array))
+
+
+def convolution(
+    name: str,
+    height: int,
+    width: int,
+    kernel: tuple[int, int],
+    inputs: int,
+    outputs: int,
+    batch: int = 1,
+    stride: int = 1,
+) -> Layer:
+    """A convolution as one product: a row for each output pixel, a column for each filter.
+
+    height, width   of the *output*; `inputs` and `outputs` are channels. It reads what its filters touch, no padding.
+
+    >>> convolution("conv1", 112, 112, (7, 7), 3, 64, stride=2)
+    Layer(name='conv1', m=12544, k=147, n=64, times=1, inputs=157323)
+    """
+    touched = batch * inputs * ((height - 1) * stride + kernel[0]) * ((width - 1) * stride + kernel[1])
+    return Layer(name, batch * height * width, kernel[0] * kernel[1] * inputs, outputs, inputs=touched)
 
 
 @dataclass(frozen=True)
@@ -208,9 +258,9 @@ class Machine:
 
     array                   the grid; `clock_hz` is its clock
     latency_s               of one inference, all layers one after the other
-    weight_buffer_bytes     two folds of weights: one that works and one that is loaded
+    weight_buffer_bytes     two folds of weights: one that goes into the grid, one that comes from memory
     activation_buffer_bytes the largest input and output of a layer together
-    bandwidth_bytes_per_s   all weights once an inference, and the network's input and output
+    bandwidth_bytes_per_s   from memory: all weights once an inference, and the network's input and output
     utilization             of the cells over the inference
     """
 
@@ -223,49 +273,46 @@ class Machine:
     utilization: float
 
 
-def least_machine(
-    layers: Iterable[tuple[int, int, int]], latency_s: float, clock_hz: float, element_bytes: int = 1
-) -> Machine:
-    """Size an array for a network: (m, k, n) of its products in order, each output the next one's input.
+def least_machine(layers: Iterable[Layer], latency_s: float, clock_hz: float, element_bytes: int = 1) -> Machine:
+    """Size an array for a network, whose layers go one after the other: the smallest square one that is fast enough.
 
-    The smallest square weight-stationary grid whose cycles fit into the time. Inputs of a convolution are counted as
-    its product has them, pixel by pixel and once for each place of the filter: a buffer that holds images and makes the
-    products' rows on the way is smaller.
+    Weight-stationary; `element_bytes` is what a weight or an activation takes.
 
-    Raises SystolicError if no grid does: below some time the cycles of filling it are too many already.
+    Raises SystolicError if no grid is fast enough: below some time the cycles of filling it are too many already.
 
-    >>> made = least_machine([(1, 784, 300), (1, 300, 100), (1, 100, 10)], latency_s=1e-4, clock_hz=1e8)
+    >>> dense = [Layer("1", 1, 784, 300), Layer("2", 1, 300, 100), Layer("3", 1, 100, 10)]
+    >>> made = least_machine(dense, latency_s=1e-4, clock_hz=1e8)
     >>> made.array.rows, made.latency_s <= 1e-4
     (100, True)
     """
-    layers = [_whole("least_machine", m=m, k=k, n=n) for m, k, n in layers]
+    layers = list(layers)
     if not layers or not (0 < latency_s < math.inf and 0 < clock_hz < math.inf):
         raise SystolicError(
             f"least_machine({len(layers)} layers, latency_s={latency_s}, clock_hz={clock_hz}): give at least one "
             "layer, and a time and a clock above 0"
         )
-    largest = max(max(k, n) for _, k, n in layers)
-    for side in range(1, largest + 1):
+    sides = range(1, max(max(layer.k, layer.n) for layer in layers) + 1)  # a larger grid only takes longer to fill
+    cycles = {}
+    for side in sides:
         array = Array(side, side)
-        cycles = sum(array.cycles(*layer) for layer in layers)
-        if cycles <= latency_s * clock_hz:
-            return _beside(array, layers, cycles, clock_hz, element_bytes)
-    best = min(sum(Array(s, s).cycles(*layer) for layer in layers) for s in range(1, largest + 1))
+        cycles[side] = sum(layer.cycles(array) for layer in layers)
+        if cycles[side] <= latency_s * clock_hz:
+            return _beside(array, layers, cycles[side], clock_hz, element_bytes)
     raise SystolicError(
-        f"no square array does it in {latency_s:g} s at {clock_hz:g} Hz: the best takes {best / clock_hz:.3g} s; give "
-        "more time, a faster clock, or several arrays"
+        f"no square array does it in {latency_s:g} s at {clock_hz:g} Hz: the best takes "
+        f"{min(cycles.values()) / clock_hz:.3g} s; give more time, a faster clock, or several arrays"
     )
 
 
-def _beside(array: Array, layers, cycles: int, clock_hz: float, element_bytes: int) -> Machine:
-    macs = sum(m * k * n for m, k, n in layers)
-    weights = sum(k * n for _, k, n in layers)
-    ends = layers[0][0] * layers[0][1] + layers[-1][0] * layers[-1][2]
+def _beside(array: Array, layers: list[Layer], cycles: int, clock_hz: float, element_bytes: int) -> Machine:
+    weights = sum(layer.times * layer.k * layer.n for layer in layers)
+    outputs = [layer.times * layer.m * layer.n for layer in layers]
+    activations = max(layer.input_elements + n for layer, n in zip(layers, outputs, strict=True))
     latency_s = cycles / clock_hz
     return Machine(
-        array, clock_hz, latency_s, 2 * array.cells * element_bytes,
-        max(m * (k + n) for m, k, n in layers) * element_bytes,
-        (weights + ends) * element_bytes / latency_s, macs / (array.cells * cycles),
+        array, clock_hz, latency_s, 2 * array.cells * element_bytes, activations * element_bytes,
+        (weights + layers[0].input_elements + outputs[-1]) * element_bytes / latency_s,
+        sum(layer.macs for layer in layers) / (array.cells * cycles),
     )  # fmt: skip
 
 
