@@ -105,7 +105,8 @@ def test_a_wrong_product_is_no_row(monkeypatch):
 
 @pytest.fixture(scope="module")
 def stored() -> list[dict]:
-    return list(csv.DictReader(data.path("results/systolic.csv").open(encoding="utf-8")))
+    with data.path("results/systolic.csv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def test_all_layers_are_stored_on_all_arrays(stored):
