@@ -107,6 +107,29 @@ class Step:
             ) from None
         self.first_s = time.perf_counter() - begun
         check(self)
+        self._until_updated()
+
+    @property
+    def updates(self) -> int:
+        """How many steps have changed the weights. With a scaled loss a step that overflows is skipped."""
+        return int(self.model.optimizer.iterations)
+
+    def _until_updated(self) -> None:
+        """A loss scale starts high and is halved at each overflow: steps that are skipped on the way are no steps.
+
+        At a scale of 1 Keras takes what comes, which may be no number; so one more step is looked at.
+        """
+        while not self.updates:
+            self()
+        self._must_be_finite(self.first_loss)
+        self._must_be_finite(float(wait(self())[0]))
+
+    def _must_be_finite(self, loss: float) -> None:
+        if not np.isfinite(loss):
+            raise AcceleratedError(
+                f"{self.network} in {self.precision}: the loss is {loss}, so this is no training to time; take smaller "
+                "inputs, a smaller learning rate or another precision"
+            )
 
     def _train(self, *given):
         *x, y = given
@@ -128,12 +151,7 @@ class Step:
         """
         took = timing.measure(self, repeats=repeats, min_sample_s=5e-3, sync=wait)
         last = self()
-        loss = float(wait(last)[0])
-        if not np.isfinite(loss):
-            raise AcceleratedError(
-                f"{self.network} in {self.precision}: the loss is {loss} when the times are taken: they are of no "
-                "training; take a smaller learning rate or another precision"
-            )
+        self._must_be_finite(float(wait(last)[0]))
         kind = tf.DeviceSpec.from_string(last.device).device_type
         device = gpus()[0] if kind == "GPU" else kind
         return StepTimes(self.network, self.batch, self.precision, self.xla, device, self.first_s, took)
