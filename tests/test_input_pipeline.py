@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 
 from hwlimits.bandwidth import Stage
+from hwlimits.machine.timing import Timing
 from hwlimits.training import input_pipeline, mnist
 from hwlimits.training.input_pipeline import (
     STAGES,
     VARIANTS,
     PipelineError,
+    Starvation,
     TrainingStep,
     Wait,
     augment,
@@ -17,6 +19,7 @@ from hwlimits.training.input_pipeline import (
     measure,
     predict,
     stages,
+    starvation,
     write_shards,
 )
 from hwlimits.training.keras import keras, tf
@@ -207,6 +210,43 @@ def test_prefetch_works_while_the_consumer_waits(files):
     assert waits["prefetch"] < 0.5 * waits["sequential"]
 
 
+# who waits for whom
+
+
+@pytest.mark.parametrize(
+    ("variant", "found_s", "predicted", "measured", "bound"),
+    [
+        ("sequential", 24.0, 12 / 18, 18 / 24, "read + decode + augment + batch + train"),
+        ("prefetch", 15.0, 6 / 12, 9 / 15, "read + decode + augment + batch"),
+        ("cache", 8.0, 0.0, 2 / 8, "train"),  # its first epoch would be bound by the cores: 9
+    ],
+)
+def test_shares_of_waiting_by_hand(files, monkeypatch, variant, found_s, predicted, measured, bound):
+    found = input_pipeline.Measured(variant, IMAGES, Timing((IMAGES * found_s,)), 1.0)
+    monkeypatch.setattr(input_pipeline, "stages", lambda *args, **options: ALONE)
+    monkeypatch.setattr(input_pipeline, "measure", lambda *args, **options: found)
+    got = starvation(files, variant, Wait(0), cores=2, batch=50)
+    assert (got.predicted, got.measured) == (pytest.approx(predicted), pytest.approx(measured))
+    assert got.bound == bound
+    assert str(got) == f"waits {measured:.0%} of the time, predicted {predicted:.0%}; bound by {bound}"
+
+
+def test_who_has_nothing_to_do_waits_and_who_is_slow_does_not(files):
+    idle = starvation(files, "prefetch", Wait(0), cores=2, batch=50)
+    assert idle.predicted > 0.8
+    assert idle.measured > 0.8
+    busy = starvation(files, "prefetch", Wait(0.1), cores=2, batch=50)
+    assert busy.predicted < 0.1
+    assert busy.measured < 0.5, "only the first of two batches is waited for"
+    assert busy.bound == "train"
+
+
+def test_who_waits_may_train(files):
+    model = keras.Sequential([keras.Input((28, 28, 1)), keras.layers.Flatten(), keras.layers.Dense(10, "softmax")])
+    assert isinstance(starvation(files, "prefetch", TrainingStep(model), cores=2, batch=50), Starvation)
+    assert int(model.optimizer.iterations) > 0
+
+
 def test_a_training_step_trains(files):
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((28, 28, 1)), keras.layers.Flatten(), keras.layers.Dense(10, "softmax")])
@@ -222,6 +262,10 @@ def test_a_training_step_trains(files):
         (lambda files: dataset(files, "magic", cores=1), "'magic' is not one of sequential, prefetch, parallel map"),
         (lambda files: predict("magic", ALONE, 1), "'magic' is not one of"),
         (lambda files: dataset(files, "cache", cores=0), r"dataset\(cores=0\): must be a whole number, at least 1"),
+        (
+            lambda files: starvation(files, "cache", Wait(0), cores=1),
+            r"^starvation\(batch=64\): the files' 100 images are",
+        ),
         (lambda files: dataset(files, "cache", cores=1, batch=2.5), r"dataset\(batch=2.5\)"),
         (lambda files: write_shards("nowhere", images=0), r"write_shards\(images=0\)"),
         (lambda files: write_shards("nowhere", images=2, shards=3), "at least one image a file, and at most 4,000"),

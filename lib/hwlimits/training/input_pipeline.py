@@ -296,3 +296,44 @@ def epoch(made: tf.data.Dataset, consumer: Callable) -> np.ndarray:
         odd = int(np.argmax(times != 1))
         raise PipelineError(f"image {odd} was delivered {times[odd]} times in one epoch, and each should be once")
     return ids
+
+
+@dataclass(frozen=True)
+class Starvation:
+    """The share of the time in which a consumer waits for its input: predicted from the stages alone, and measured.
+
+    bound   what the predicted pipeline is as slow as
+    """
+
+    predicted: float
+    measured: float
+    bound: str
+
+    def __str__(self) -> str:
+        return f"waits {self.measured:.0%} of the time, predicted {self.predicted:.0%}; bound by {self.bound}"
+
+
+def starvation(
+    files: Iterable[Path], variant: str, consumer: Callable, *, cores: int, batch: int = 64, repeats: int = 3
+) -> Starvation:
+    """How much of the time the consumer waits: 1 - its step alone / what the pipeline takes for a batch.
+
+    consumer   a TrainingStep of a model on the accelerator, or Wait(step_s) for one that was measured elsewhere
+
+    With "cache" it is that of later epochs. Raises PipelineError as `measure` does, and unless the images are a whole
+    number of batches: a step on fewer images takes another time.
+    """
+    files = list(files)
+    images = sum(1 for _ in tf.data.TFRecordDataset([str(file) for file in files]))
+    if images % batch:
+        raise PipelineError(
+            f"starvation(batch={batch}): the files' {images} images are no whole number of batches; take a batch that "
+            "divides them"
+        )
+    alone = stages(files, consumer, batch=batch, repeats=repeats)
+    expected = predict(variant, alone, cores)
+    if variant == "cache":
+        expected = expected.cached("decode")
+    found = measure(files, variant, consumer, cores=cores, batch=batch, repeats=repeats)
+    step_s = alone["train"].item_s
+    return Starvation(1 - step_s / expected.item_s, 1 - step_s / found.item_s, expected.bound)
