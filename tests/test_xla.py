@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from hwlimits import xla
+from hwlimits import data, xla
 from hwlimits.machine.timing import Comparison, Timing
 from hwlimits.xla import __main__ as command
 from hwlimits.xla import bandwidths, engine, precisions, products
@@ -349,3 +349,22 @@ def test_a_full_run_wants_a_commit(jax, monkeypatch, capsys, tmp_path):
     with pytest.raises(SystemExit):
         command.main(["--out", str(tmp_path)])
     assert "A stored result names the commit that made it, and this is unknown" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("file", sorted(data.path("results").glob("xla_*.json")), ids=lambda path: path.stem)
+def test_stored_numbers_follow_from_each_other(file):
+    found = json.loads(file.read_text(encoding="utf-8"))
+    assert len(found["provenance"]["commit"]) == 40
+    assert found["quick"] is False
+    for p in found["products"]:
+        m, k, n = p["shape"]
+        assert p["flops"] == 2 * p["batch"] * m * k * n
+        assert p["flops_per_s"] == pytest.approx(p["flops"] / p["timing"]["median_s"])
+        padded = np.prod([-(-side // 128) * 128 for side in (m, k, n)])
+        assert p["waste_if_padded_to_128"] == pytest.approx(1 - m * k * n / padded)
+        assert p["multiplied"] == {"float32": "f32", "tf32": "f32", "bfloat16": "bf16", "int8": "s8"}[p["precision"]]
+    roofs = found["roofline"]
+    for point in roofs["points"]:
+        roof = min(roofs["peak"]["flops_per_s"], point["intensity"] * roofs["triad"]["bytes_per_s"])
+        assert point["predicted_flops_per_s"] == pytest.approx(roof)
+        assert point["ratio"] == pytest.approx(point["flops_per_s"] / roof)
