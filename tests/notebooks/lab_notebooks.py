@@ -1,4 +1,4 @@
-"""What the tests of the labs share: labs as they are, as students get them, and as somebody wrong would hand them in."""
+"""What the tests of the labs share: labs as they are, as students get them, as somebody wrong would hand them in."""
 
 from __future__ import annotations
 
@@ -37,10 +37,12 @@ def graded(cell) -> dict:
 
 
 def released(notebook):
-    """The notebook as `nbgrader generate_assignment` makes it, by nbgrader's own steps."""
+    """The notebook as `nbgrader generate_assignment` makes it, by nbgrader's own steps, as the labs configure them."""
     from nbgrader.preprocessors import ClearHiddenTests, ClearOutput, ClearSolutions, LockCells
+    from traitlets.config import PyFileConfigLoader
 
-    for step in (LockCells(), ClearSolutions(), ClearOutput(), ClearHiddenTests()):
+    config = PyFileConfigLoader("nbgrader_config.py", path=str(ROOT / "labs")).load_config()
+    for step in (LockCells(), ClearSolutions(config=config), ClearOutput(), ClearHiddenTests()):
         notebook, _ = step.preprocess(notebook, {})
     return notebook
 
