@@ -12,4 +12,8 @@ c.CourseDirectory.ignore = [".ipynb_checkpoints", "*.pyc", "__pycache__", "*.md"
 c.ClearSolutions.code_stub = {"python": 'raise NotImplementedError("your answer here")'}
 c.ClearSolutions.text_stub = "*Your explanation here.*"
 c.ExecutePreprocessor.timeout = 300
-c.ExecutePreprocessor.error_on_timeout = {"ename": "Timeout", "evalue": "the cell ran for five minutes", "traceback": []}
+c.ExecutePreprocessor.error_on_timeout = {
+    "ename": "Timeout",
+    "evalue": "the cell ran for five minutes",
+    "traceback": [],
+}

@@ -56,7 +56,9 @@ def without_hidden_tests(notebook):
 
 def with_answer(notebook, wrong: Wrong):
     """The lab with one wrong answer in a solution. The text to replace must be in exactly one solution, once."""
-    places = [c for c in notebook.cells if graded(c).get("solution") and c.cell_type == "code" and wrong.old in c.source]
+    places = [
+        c for c in notebook.cells if graded(c).get("solution") and c.cell_type == "code" and wrong.old in c.source
+    ]
     assert len(places) == 1, f"{wrong.name}: {wrong.old!r} is in {len(places)} solutions"
     assert places[0].source.count(wrong.old) == 1, f"{wrong.name}: {wrong.old!r} is there several times"
     places[0].source = places[0].source.replace(wrong.old, wrong.new)

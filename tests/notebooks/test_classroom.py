@@ -78,9 +78,7 @@ def course(tmp_path_factory):
             nbformat.write(hand_in(), place / f"{LAB}.ipynb")
         make.run(folder, "autograde", LAB, "--create")
         with Gradebook(f"sqlite:///{folder / 'gradebook.db'}") as book:
-            (grade,) = [
-                g for g in book.find_submission_notebook(LAB, LAB, "ada").grades if g.cell.name in BY_HAND
-            ]
+            (grade,) = [g for g in book.find_submission_notebook(LAB, LAB, "ada").grades if g.cell.name in BY_HAND]
             grade.manual_score = 5
             book.db.commit()
         make.run(folder, "generate_feedback", LAB)
