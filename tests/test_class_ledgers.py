@@ -123,7 +123,7 @@ def test_the_command_gives_json(folder):
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [(["--errors", "x.png"], "give --ledgers FOLDER, too"), (["--ledgers", "gone"], "gone is no folder of ledgers"),
+    [(["--errors", "x.png"], "give --ledgers"), (["--ledgers", "gone"], "gone is no folder of ledgers"),
      (["--errors", "x.pdf", "--ledgers", "."], "must end in .png")],
 )  # fmt: skip
 def test_the_command_refuses(folder, options, said):

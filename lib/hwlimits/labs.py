@@ -101,9 +101,7 @@ def prediction(value, unit: str, wanted_unit: str, what: str, *, low: float, hig
     AssertionError: time of one image: predict it in 's', and this is in 'ms'
     """
     if value is None or value is ...:
-        raise AssertionError(
-            f"{what}: write your prediction down before you go on; it may be wrong, and that is no loss"
-        )
+        raise AssertionError(f"{what}: write your prediction down before you go on; it may well be wrong")
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
         raise AssertionError(f"{what}: a prediction is one finite number, and this is {value!r}")
     if unit != wanted_unit:

@@ -1,4 +1,4 @@
-"""A class of five hands in lab 01: released, marked, given back and exported by nbgrader; and the two commands' builds."""
+"""A class of five hands in lab 01: released, marked, given back and exported by nbgrader; and what is built."""
 
 import csv
 import importlib.util

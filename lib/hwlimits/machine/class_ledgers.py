@@ -35,7 +35,7 @@ class ClassLedgers:
     refused: dict[str, str]
 
     def rows(self) -> list[dict]:
-        """A record a prediction: name, students, median ratio and its quartiles, how many within a factor of 2, void."""
+        """A record a prediction: name, students, median ratio and its quartiles, within a factor of 2, void."""
         found = []
         for name, by_student in self.ratios.items():
             values = np.array(list(by_student.values()))
