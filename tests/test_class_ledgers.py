@@ -16,7 +16,7 @@ RATIOS = {"ada": {"one row": 1.5, "a sum": 0.25}, "ben": {"one row": 3.0}, "chen
 
 @pytest.fixture
 def folder(tmp_path):
-    """Ledgers of three students, as `Ledger.save` writes them; one has a void comparison, one a prediction unmeasured."""
+    """Ledgers of three students, as `Ledger.save` writes them; one comparison is void, one not made."""
     for student, ratios in RATIOS.items():
         ledger = Ledger()
         for name, ratio in ratios.items():
