@@ -93,6 +93,15 @@ results-scaling: $(INSTALLED)  ## make data/results/scaling.csv: tasks over thre
 results-systolic: $(INSTALLED)  ## make data/results/systolic.csv: cycles of layers, counted, and by SCALE-Sim (10 minutes)
 	$(RUN) -m hwlimits.training.systolic_layers
 
+results-classroom: $(INSTALLED)  ## make data/results/classroom.csv: labs in up to 30 kernels at once (a quiet computer, 20 minutes)
+	$(RUN) -m hwlimits.machine.classroom
+
+labs: $(INSTALLED)  ## make labs/release, what students get, from labs/source
+	$(RUN) labs/make.py release
+
+teaching: $(INSTALLED)  ## make the pages for teachers: build/teaching/index.html
+	$(RUN) labs/make.py teaching
+
 workers: $(INSTALLED)  ## train the case study's network with N=2 workers, processes of this computer
 	$(RUN) -m hwlimits.training.workers --workers $(or $(N),2)
 
@@ -128,4 +137,4 @@ format: $(INSTALLED)  ## format the code
 clean:  ## remove what was built (the virtual environment and trained models)
 	rm -rf $(VENV) build dist
 
-.PHONY: help setup case-study test lab execute results-case-study results-choices results-memory results-kernel-differences results-predictions results-gains results-qat results-frontier results-frontier-choices results-fast-cnn results-scaling results-systolic workers bench bench-compression bench-coding gpu-bench xla-bench lock format clean
+.PHONY: help setup case-study test lab execute results-case-study results-choices results-memory results-kernel-differences results-predictions results-gains results-qat results-frontier results-frontier-choices results-fast-cnn results-scaling results-systolic results-classroom labs teaching workers bench bench-compression bench-coding gpu-bench xla-bench lock format clean

@@ -7,6 +7,8 @@ of each lab, as they stand in its source, added.
 
 from __future__ import annotations
 
+import csv
+import json
 import os
 import shutil
 import subprocess
@@ -70,11 +72,37 @@ def checks(name: str) -> list[tuple[str, int, str]]:
     return found
 
 
+def classroom_table() -> str:
+    """The stored measurement of a class, with what made it."""
+    from hwlimits import data
+
+    stored = data.path("results/classroom.csv")
+    made_by = json.loads(stored.with_suffix(".json").read_text(encoding="utf-8"))["provenance"]
+    lines = [
+        f"Measured on {made_by['machine']['cpu']}, {made_by['machine']['cores']} cores, {made_by['date']} "
+        f"(`{made_by['command']}`, commit {made_by['commit'][:7]}):\n",
+        "| lab | students | memory each, MB | memory in all, GB | the lab takes, s | the same product takes | NOISY |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    with stored.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            each, together = float(row["memory_bytes_each"]) / 1e6, float(row["memory_bytes_all"]) / 1e9
+            lines.append(
+                f"| {row['lab']} | {row['students']} | {each:.0f} | {together:.1f} | {float(row['lab_s']):.0f} | "
+                f"{float(row['product_ratio']):.1f} times as long | {float(row['noisy_share']):.0%} |"
+            )
+    return "\n".join(lines)
+
+
 def teaching(into: Path) -> Path:
     """Build the pages for teachers as HTML, and return the first one."""
     with tempfile.TemporaryDirectory() as folder:
         pages = Path(folder) / "pages"
         shutil.copytree(LABS / "teaching", pages)
+        (pages / "classroom.md").write_text(
+            (pages / "classroom.md").read_text(encoding="utf-8").replace("{{ classroom_table }}", classroom_table()),
+            encoding="utf-8",
+        )
         for name in names():
             rows = "\n".join(f"| {what} | {points} | {who} |" for what, points, who in checks(name))
             total = sum(points for _, points, _ in checks(name))

@@ -38,7 +38,8 @@ def card_of_round_numbers() -> Card:
 
 @pytest.fixture
 def planted_card_file(tmp_path, monkeypatch):
-    """The file of a planted card, which is this computer's while the test runs."""
+    """The file of a planted card, which is this computer's while the test runs; what is written goes beside it."""
+    monkeypatch.chdir(tmp_path)
     path = tmp_path / "machine-card.json"
     card_of_round_numbers().write(path)
     monkeypatch.setenv("HWLIMITS_CARD", str(path))
