@@ -38,8 +38,9 @@ def card_of_round_numbers() -> Card:
 
 @pytest.fixture
 def planted_card_file(tmp_path, monkeypatch):
-    """The file of a planted card, which is this computer's while the test runs."""
+    """The file of a planted card, which is this computer's while the test runs, in a folder of its own."""
     path = tmp_path / "machine-card.json"
     card_of_round_numbers().write(path)
     monkeypatch.setenv("HWLIMITS_CARD", str(path))
+    monkeypatch.chdir(tmp_path)  # a lab writes beside its notebook
     return path
