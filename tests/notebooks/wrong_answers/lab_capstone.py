@@ -22,5 +22,6 @@ WRONG = [
     Wrong("zeros that grow back", 'coded.aware(sparse, "own")', 'coded.aware(sparse, "own", keep_zeros=False)',
           "compress_check", "did the training behind that keep the zeros"),
     Wrong("float32 is handed in", "sparse = prune.prunable(model",
-          "return export.to_float32(model)\n    sparse = prune.prunable(model", "compress_check", "its weights are no int8"),
+          "return export.to_float32(model)\n    sparse = prune.prunable(model", "compress_check",
+          "its weights are no int8"),
 ]  # fmt: skip
