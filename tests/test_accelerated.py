@@ -26,7 +26,6 @@ from hwlimits.training.keras import keras, tf
 ROUNDOFF = {"float32": 2.0**-24, "mixed_float16": 2.0**-11, "mixed_bfloat16": 2.0**-8}
 BATCH = 8
 
-each_precision = pytest.mark.parametrize("precision", ROUNDOFF)
 each_way = pytest.mark.parametrize(
     ("precision", "xla"), [(p, xla) for p in ROUNDOFF for xla in (False, True)], ids=lambda v: str(v)
 )
@@ -171,6 +170,18 @@ def test_weights_in_two_bytes_are_seen():
         training_step(lambda: small(keras.layers.Dense(5, dtype="bfloat16")), BATCH, "mixed_bfloat16")
 
 
+def test_an_optimizer_that_compiles_itself_is_told_not_to():
+    chosen = descent()
+    chosen.jit_compile = True  # as Keras sets it where there is a GPU
+    assert training_step(small, BATCH, optimizer=chosen).model.optimizer is chosen
+
+
+def test_an_output_in_two_bytes_is_seen(monkeypatch):
+    monkeypatch.setattr(accelerated, "_with_float32_output", lambda model: model)
+    with pytest.raises(AcceleratedError, match="the output is bfloat16; its loss needs float32"):
+        training_step(small, BATCH, "mixed_bfloat16")
+
+
 def test_an_update_that_xla_compiles_unasked_is_seen():
     with pytest.raises(AcceleratedError, match="xla=False.: XLA compiles it, or a part of it"):
         training_step(small, BATCH, optimizer=KeepsXla(0.1))
@@ -285,13 +296,22 @@ def test_what_can_t_be_asked(asked, text):
         training_step(small, **{"batch": BATCH} | asked)
 
 
-@pytest.mark.parametrize("name", ["mobilenet-like", "transformer"])
-def test_the_course_s_networks_train_in_two_bytes(name):
+@pytest.mark.parametrize(
+    ("name", "in_two_bytes"),
+    [
+        ("mobilenet-like", 3 * (1 + 5 * 2)),
+        ("transformer", 3 * 2 * (4 + 2 + 2)),
+    ],  # 2 layers: 4 + 2 of attention, 2 dense
+)
+def test_the_course_s_networks_train_in_two_bytes(name, in_two_bytes):
     """Depthwise convolutions, normalizations, attention; whole numbers as inputs."""
     step = training_step(name, 2, "mixed_bfloat16")
     assert step.network == name
-    assert products(step)["float32"] == 3
+    assert dict(products(step)) == {"bfloat16": in_two_bytes, "float32": 3}
+    before = [v.numpy() for v in step.model.non_trainable_variables]
     assert np.isfinite(wait(step())).all()
+    after = [v.numpy() for v in step.model.non_trainable_variables]
+    assert all((a != b).any() for a, b in zip(before, after, strict=True)), "a normalization sees that it is trained"
 
 
 def loud(factor):
@@ -303,10 +323,10 @@ def loud(factor):
 
 def test_steps_that_overflow_are_not_taken_for_steps():
     step = training_step(lambda: loud(1000.0), BATCH, "mixed_float16", optimizer=descent(1e-6))
-    assert step.updates == 2
-    assert float(step.model.optimizer.loss_scale) < 2**15
+    scale, before = float(step.model.optimizer.loss_scale), step.model.get_weights()
     wait(step())
-    assert step.updates == 3
+    assert float(step.model.optimizer.loss_scale) == scale < 2**15
+    assert all((a != b).any() for a, b in zip(before, step.model.get_weights(), strict=True))
     with pytest.raises(AcceleratedError, match="^loud in mixed_float16: the loss is nan, so this is no training to"):
         training_step(lambda: loud(1e9), BATCH, "mixed_float16")
 

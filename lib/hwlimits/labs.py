@@ -16,8 +16,8 @@ import numpy as np
 
 # Factors between an answer and the right one that say by themselves what happened.
 FACTORS = {
-    2.0: "twice as much as it should be: one multiply-add is two FLOPs, and one MAC",
-    0.5: "half of what it should be: one multiply-add is two FLOPs, and one MAC",
+    2.0: "twice as much as it should be: is something counted twice? (One multiply-add is two FLOPs, and one MAC.)",
+    0.5: "half of what it should be: is something forgotten? (One multiply-add is two FLOPs, and one MAC.)",
     8.0: "eight times as much as it should be: bits, or bytes?",
     1 / 8: "an eighth of what it should be: bits, or bytes?",
     1e3: "a thousand times as much as it should be: look at the prefix of the unit (ms, kB)",
@@ -43,7 +43,7 @@ def number(got, wanted: float, what: str, *, within: float = 1e-9, slips: Mappin
 
     >>> number(100, 200, "FLOPs of the layer")
     Traceback (most recent call last):
-    AssertionError: FLOPs of the layer: 100 is half of what it should be: one multiply-add is two FLOPs, and one MAC
+    AssertionError: FLOPs of the layer: 100 is half of what it should be: is something forgotten? ...
     """
     if got is None:
         raise AssertionError(f"{what}: there is no answer yet (None): does the function return its result?")
@@ -101,7 +101,7 @@ def prediction(value, unit: str, wanted_unit: str, what: str, *, low: float, hig
     AssertionError: time of one image: predict it in 's', and this is in 'ms'
     """
     if value is None or value is ...:
-        raise AssertionError(f"{what}: write your prediction down before you go on; it may be wrong, and that is no loss")
+        raise AssertionError(f"{what}: write your prediction down before you go on; it may well be wrong")
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
         raise AssertionError(f"{what}: a prediction is one finite number, and this is {value!r}")
     if unit != wanted_unit:
@@ -113,4 +113,3 @@ def prediction(value, unit: str, wanted_unit: str, what: str, *, low: float, hig
 
 def _close(a: float, b: float, within: float) -> bool:
     return abs(a - b) <= within * (abs(b) or 1.0)
-

@@ -1,4 +1,4 @@
-"""What the tests of the labs share: labs as they are, as students get them, and as somebody wrong would hand them in."""
+"""What the tests of the labs share: labs as they are, as students get them, as somebody wrong would hand them in."""
 
 from __future__ import annotations
 
@@ -37,10 +37,12 @@ def graded(cell) -> dict:
 
 
 def released(notebook):
-    """The notebook as `nbgrader generate_assignment` makes it, by nbgrader's own steps."""
+    """The notebook as `nbgrader generate_assignment` makes it, by nbgrader's own steps, as the labs configure them."""
     from nbgrader.preprocessors import ClearHiddenTests, ClearOutput, ClearSolutions, LockCells
+    from traitlets.config import PyFileConfigLoader
 
-    for step in (LockCells(), ClearSolutions(), ClearOutput(), ClearHiddenTests()):
+    config = PyFileConfigLoader("nbgrader_config.py", path=str(ROOT / "labs")).load_config()
+    for step in (LockCells(), ClearSolutions(config=config), ClearOutput(), ClearHiddenTests()):
         notebook, _ = step.preprocess(notebook, {})
     return notebook
 
@@ -54,7 +56,9 @@ def without_hidden_tests(notebook):
 
 def with_answer(notebook, wrong: Wrong):
     """The lab with one wrong answer in a solution. The text to replace must be in exactly one solution, once."""
-    places = [c for c in notebook.cells if graded(c).get("solution") and c.cell_type == "code" and wrong.old in c.source]
+    places = [
+        c for c in notebook.cells if graded(c).get("solution") and c.cell_type == "code" and wrong.old in c.source
+    ]
     assert len(places) == 1, f"{wrong.name}: {wrong.old!r} is in {len(places)} solutions"
     assert places[0].source.count(wrong.old) == 1, f"{wrong.name}: {wrong.old!r} is there several times"
     places[0].source = places[0].source.replace(wrong.old, wrong.new)

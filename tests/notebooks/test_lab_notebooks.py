@@ -6,7 +6,18 @@ import re
 import jupytext
 import pytest
 from chapters import CHAPTERS
-from lab_notebooks import MARKERS, ROOT, SOURCES, failures, graded, imports, read, released, with_answer, without_hidden_tests
+from lab_notebooks import (
+    MARKERS,
+    ROOT,
+    SOURCES,
+    failures,
+    graded,
+    imports,
+    read,
+    released,
+    with_answer,
+    without_hidden_tests,
+)
 from nbformat.v4 import new_code_cell, new_notebook
 
 each_lab = pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from hwlimits import __version__
-from hwlimits.cli import evaluating, sweeping, terminal
+from hwlimits.cli import evaluating, pooling, sweeping, terminal
 from hwlimits.cli.options import Batch, Json, Length, Model
 from hwlimits.cli.terminal import CliError, note
 from hwlimits.units import quantity
@@ -324,57 +323,7 @@ def _entry(name: str, links: bool):
     return registry._find({entry.name: entry for entry in entries}, name, what, lists)
 
 
-@app.command()
-def cards(
-    files: Annotated[list[str], typer.Argument(help="Machine cards, made by `hwlimits calibrate --output FILE`.")],
-    plot: Annotated[
-        Path | None, typer.Option(metavar="FILE.png", help="Draw all of them as one roofline plot.")
-    ] = None,
-    precision: Annotated[str, typer.Option(help="Precision of the rooflines.")] = "fp32",
-    threads: Annotated[str, typer.Option(metavar="N|all", help="Threads: 1, or all usable cores.")] = "all",
-    as_json: Json = False,
-) -> None:
-    """Machine cards of a class side by side, and their median roofline.
-
-    A file that is no card is named on stderr, and the others are kept.
-
-    Example: hwlimits cards *.json --plot class.png
-    """
-    from hwlimits.machine.pool import pool
-
-    if plot is not None and plot.suffix.lower() != ".png":
-        raise typer.BadParameter(f"{plot} must end in .png", param_hint="--plot")
-    used = terminal.threads(threads)
-    found = pool(files)
-    for why in found.refused.values():
-        note(f"not pooled: {why}")
-    median = found.median_roofline(precision, used)
-    if plot is not None:
-        _draw(found.rooflines(precision, used), median, plot)
-    if as_json:
-        rooflines = {"median": terminal.roofline_record(median)}
-        terminal.write_json({"cards": found.rows(used), **rooflines, "refused": found.refused})
-    else:
-        terminal.write_pool(found, median, precision, used)
-
-
-def _draw(each: list, median, path: Path) -> None:
-    """Draw a card with all its levels of memory; of a class DRAM alone, and all levels of the median."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from hwlimits import plots
-
-    if len(each) > 1:
-        each = [replace(one, bandwidths={"DRAM": one.bandwidth("DRAM")}) for one in each] + [median]
-    figure, _ = plots.roofline(each)
-    try:
-        path.write_bytes(plots.png(figure))
-    except OSError as error:
-        raise CliError(f"the plot can't be written to {path}: {error.strerror}") from None
-    note(f"the plot is in {path}")
-
-
+app.command()(pooling.cards)
 app.command()(sweeping.sweep)
 app.command()(evaluating.evaluate)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import errno
 import json
+import math
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -257,6 +258,22 @@ def write_card(card) -> None:
     write_table(("what", "", "threads", "median", "IQR", "n"), rows, 2)
     for name, why in card.left_out.items():
         write_text(f"Left out: {name} ({why}).")
+
+
+def write_predictions(found) -> None:
+    """Print how far off a class's predictions were: a row each, the worst first."""
+
+    def far(row) -> float:
+        return abs(math.log(row["median"])) if row["students"] else -1.0
+
+    rows = []
+    for row in sorted(found.rows(), key=far, reverse=True):
+        middle = [
+            f"{row[name]:.2f}" if row["students"] else "" for name in ("median", "lower_quartile", "upper_quartile")
+        ]
+        rows.append([row["prediction"], row["students"], *middle, row["within_factor_2"], row["void"]])
+    write_text("\nMeasured over predicted, by prediction:\n")
+    write_table(("prediction", "students", "median", "quartiles", "", "within a factor of 2", "void"), rows, 1)
 
 
 def write_pool(found, median, precision: str, of_threads: int | str) -> None:

@@ -109,20 +109,21 @@ class Step:
         check(self)
         self._until_updated()
 
-    @property
-    def updates(self) -> int:
-        """How many steps have changed the weights. With a scaled loss a step that overflows is skipped."""
-        return int(self.model.optimizer.iterations)
-
     def _until_updated(self) -> None:
-        """A loss scale starts high and is halved at each overflow: steps that are skipped on the way are no steps.
+        """Train until a step changes the weights: one whose scaled loss overflows is skipped, and is no step.
 
-        At a scale of 1 Keras takes what comes, which may be no number; so one more step is looked at.
+        The scale starts high and is halved each time. (Keras' count of iterations goes on when a step is skipped.) At a
+        scale of 1 Keras takes what comes, which may be no number; so one more step is looked at.
         """
-        while not self.updates:
+        scale = np.inf
+        while self._loss_scale() < scale:
+            scale = self._loss_scale()
             self()
         self._must_be_finite(self.first_loss)
         self._must_be_finite(float(wait(self())[0]))
+
+    def _loss_scale(self) -> float:
+        return float(getattr(self.model.optimizer, "loss_scale", 1.0))
 
     def _must_be_finite(self, loss: float) -> None:
         if not np.isfinite(loss):

@@ -1,0 +1,25 @@
+from lab_notebooks import Wrong
+
+WRONG = [
+    Wrong("bytes over time for the bandwidth", "(size_2 - size_1) / (time_2 - time_1)", "size_2 / time_2", "link_check",
+          "its time holds the latency, too"),
+    Wrong("the small message's time for the latency", "time_1 - size_1 / bytes_per_s", "time_1", "link_check",
+          "its bytes take time as well"),
+    Wrong("only the way to the sums", "2 * (workers - 1)", "workers - 1", "ring_check", "the sums have to go round"),
+    Wrong("as many steps as parts, twice", "2 * (workers - 1)", "2 * workers", "ring_check",
+          "how often must it be passed on"),
+    Wrong("the whole array in each step", "* nbytes / workers", "* nbytes", "ring_check",
+          "one worker sends one part in each step"),
+    Wrong("gigabits for gigabytes", "* 1e9 / 8", "* 1e9", "ring_check", "Gbit are bits"),
+    Wrong("one latency for all steps", "ring_steps(workers) * latency_s", "latency_s", "ring_check",
+          "each step pays the latency"),
+    Wrong("stages added up in spite of buffers", "sum(stages_s) + (items - 1) * max(stages_s)", "items * sum(stages_s)",
+          "pipeline_check", "while one item is decoded"),
+    Wrong("the slowest stage alone", "sum(stages_s) + (items - 1) * max(stages_s)", "items * max(stages_s)",
+          "pipeline_check", "one item also has to pass the other stages"),
+    Wrong("cores without end", "max(slowest, sum(stages_s) / cores)", "slowest", "pipeline_check",
+          "work does not vanish"),
+    Wrong("a prediction in microseconds", "message_s(64_000, *link), message_s(16_000_000, *link)",
+          "1e6 * message_s(64_000, *link), 1e6 * message_s(16_000_000, *link)", "predictions_check",
+          "more than this could ever be: look at the prefix"),
+]  # fmt: skip
