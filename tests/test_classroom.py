@@ -5,11 +5,11 @@ import os
 
 import psutil
 import pytest
+from test_repository import ROOT
 
 from hwlimits import data
 from hwlimits.machine import classroom
 from hwlimits.machine.classroom import COLUMNS, ClassroomError, Student, cells, rows
-from test_repository import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -95,4 +95,4 @@ def test_the_stored_class():
         assert float(row["memory_bytes_all"]) == pytest.approx(
             int(row["students"]) * float(row["memory_bytes_each"]), rel=0.2
         )
-    assert classroom.COLUMNS == tuple(stored[0])
+    assert tuple(stored[0]) == classroom.COLUMNS

@@ -57,7 +57,8 @@ def number(got, wanted: float, what: str, *, within: float = 1e-9, slips: Mappin
         if _close(got, value, max(within, 1e-9)):
             raise AssertionError(f"{what}: {got:,.6g}: {sentence}")
     for factor, sentence in FACTORS.items():
-        if wanted and _close(got, factor * wanted, max(within, 1e-9)):
+        clear = within < abs(factor - 1) / 4  # else any wrong answer near the right one would be such a factor
+        if wanted and clear and _close(got, factor * wanted, max(within, 1e-9)):
             raise AssertionError(f"{what}: {got:,.6g} is {sentence}")
     raise AssertionError(f"{what}: {got:,.6g} is too {'large' if got > wanted else 'small'}")
 

@@ -43,4 +43,5 @@ def planted_card_file(tmp_path, monkeypatch):
     path = tmp_path / "machine-card.json"
     card_of_round_numbers().write(path)
     monkeypatch.setenv("HWLIMITS_CARD", str(path))
+    monkeypatch.chdir(tmp_path)  # a lab writes beside its notebook
     return path

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from hwlimits.cli import terminal
+import hwlimits.cli.terminal as terminal
 from hwlimits.cli.options import Json
 from hwlimits.cli.terminal import CliError, note
 

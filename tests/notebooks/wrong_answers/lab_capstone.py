@@ -1,0 +1,27 @@
+from lab_notebooks import Wrong
+
+WRONG = [
+    Wrong("biases of one byte", "weights + 4 * biases", "weights + biases", "bytes_by_counting_check",
+          "a bias is an int32"),
+    Wrong("zeros that cost nothing at all", "(which + 8", "(0 + 8", "bytes_by_counting_check",
+          "has to know which ones are zero"),
+    Wrong("the share that is zero pays", "8 * (1 - zeros)) / 8", "8 * zeros) / 8", "bytes_by_counting_check",
+          "each weight that is not zero costs eight bits"),
+    Wrong("the product in place of the mean", "math.prod(ratios) ** (1 / 3)", "math.prod(ratios)", "score_check",
+          "which root makes a mean of it"),
+    Wrong("less accuracy is better", "measured[2] / limits[2]", "limits[2] / measured[2]", "score_check",
+          "eight times the accuracy.*of accuracy"),
+    Wrong("a missed limit is made up for", " if min(ratios) >= 1 else 0.0", "", "score_check",
+          "twice as slow as allowed"),
+    Wrong("a prediction in microseconds", "accuracy = 0.96", "accuracy = 0.96\nlatency_s *= 1e6", "predictions_check",
+          "time of one image.*more than this could ever be"),
+    Wrong("per cent in place of a share", "accuracy = 0.96", "accuracy = 96", "predictions_check",
+          "accuracy: 96 of 1 is more than this could ever be"),
+    Wrong("pruned without masks", ', prune.callbacks("own")', "", "compress_check",
+          "conv2: .* of the file's weights are zero, and 80% are wanted"),
+    Wrong("zeros that grow back", 'coded.aware(sparse, "own")', 'coded.aware(sparse, "own", keep_zeros=False)',
+          "compress_check", "did the training behind that keep the zeros"),
+    Wrong("float32 is handed in", "sparse = prune.prunable(model",
+          "return export.to_float32(model)\n    sparse = prune.prunable(model", "compress_check",
+          "its weights are no int8"),
+]  # fmt: skip
