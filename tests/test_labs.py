@@ -68,9 +68,10 @@ def test_a_right_array_passes():
 
 @pytest.mark.parametrize(
     ("got", "words"),
-    [(None, "no answer yet"), ([1, 2], "the shape is (2,), and (3,) is wanted"), (["a", "b", "c"], "an array of numbers"),
+    [(None, "no answer yet"), ([1, 2], "the shape is (2,), and (3,) is wanted"), (["a"] * 3, "an array of numbers"),
      ([1, float("nan"), 3], "1 of 3 numbers are not finite"), ([-1, -2, -3], "but for its sign"),
-     ([3, 2, 1], "turned round"), ([1, 2, 5], "1 of 3 numbers are not right, the first at [2]"), ({}, "an array of numbers")],
+     ([3, 2, 1], "turned round"), ([1, 2, 5], "1 of 3 numbers are not right, the first at [2]"),
+     ({}, "an array of numbers")],
 )  # fmt: skip
 def test_what_is_no_right_array_is_said(got, words):
     assert words in said(labs.array, got, [1, 2, 3], "the mask", slips={"it is turned round": [3, 2, 1]})
