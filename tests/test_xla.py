@@ -160,6 +160,15 @@ def test_an_int8_product_is_exact_or_wrong():
         product_error("int8", a, b, got)
 
 
+def test_a_sum_of_zeros_is_right_if_it_is_zero():
+    a, b = np.int8([[0], [3]]), np.int8([[2, 0]])
+    assert product_error("int8", a, b, np.int32([[0, 0], [6, 0]])) == 0
+    assert product_error("float32", a.astype(np.float32), b.astype(np.float32), np.float32([[0, 0], [6, 0]])) == 0
+    for wrong in (1, -1):
+        with pytest.raises(XlaError, match="the int8 product is wrong: its error is inf of its terms"):
+            product_error("int8", a, b, np.int32([[0, 0], [6, wrong]]))
+
+
 def test_the_deepest_int8_product_fits_int32():
     assert precisions.INT8_DEEPEST * 128**2 < 2**31 <= (precisions.INT8_DEEPEST + 1) * 128**2
 
@@ -221,6 +230,11 @@ def test_a_product_is_measured_and_checked(jax, precision, kind):
     assert found.compile_s > 0
     assert (found.error == 0) == (precision == "int8")
     assert found.error < precisions.EXACT
+
+
+def test_a_product_with_a_row_of_zeros_is_measured(jax):
+    assert 0 in engine.random_block("s8", 0)[np.unique(np.linspace(0, 51, 16).astype(int))]
+    assert xla.matrix_product((52, 1, 4), "int8", **SHORT).error == 0
 
 
 def test_bfloat16_is_multiplied_or_is_an_error(jax):

@@ -96,7 +96,9 @@ def product_error(precision: str, a: np.ndarray, b: np.ndarray, got: np.ndarray)
     off = np.abs(got - want)
     if precision == "bfloat16":
         off = np.maximum(off - 2.0**-8 * np.abs(want), 0)  # the result's own rounding, 2^-9 of it, with room
-    error = float(np.max(off / np.sqrt(a**2 @ b**2)))
+    scale = np.sqrt(a**2 @ b**2)
+    # Where all terms are 0 an exact result has no error, and any other an endless one.
+    error = float(np.max(np.divide(off, scale, out=np.where(off == 0, 0.0, np.inf), where=scale > 0)))
     limit = {"int8": 0.0, "float32": EXACT}.get(precision, COARSE)
     if not error <= limit:
         raise XlaError(f"the {precision} product is wrong: its error is {error:.2g} of its terms, allowed {limit:.2g}.")
