@@ -1,9 +1,8 @@
-"""Every kernel for the GPU, in numba's simulator, against NumPy; and the benchmark's parts that need no GPU."""
+"""Every kernel for the GPU, in numba's simulator, against NumPy."""
 
 import os
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -212,41 +211,6 @@ def test_without_a_gpu_and_without_the_simulator_the_import_says_what_to_do(befo
     assert f"RuntimeWarning: {says}" in done.stderr
 
 
-@pytest.fixture
-def bench(monkeypatch):
-    """The benchmark with sizes for the simulator; a row is run once, and timed by nobody."""
-    small = gpu_bench.Bench.__new__(gpu_bench.Bench)
-    small.rounds, small.elements, small.products_sizes, small.images = 1, 64, (16,), 1
-    small.transfer_sizes, small.peak_threads, small.peak_steps = (64, 256), cuda_peak.THREADS, 1
-    small.tiles, small.clock, small.random = [(8, 16, 8)], time.perf_counter, np.random.default_rng(0)
-    monkeypatch.setattr(cuda_conv, "LAYERS", {"conv": (4, 4, 2, 2, 3)})
-    monkeypatch.setattr(cuda_gemm, "STAGES", ("naive", "register_tiles", "vector_tiles"))  # seconds less
-    return small
-
-
-def once(self, kernel, stage, size, run, *, bytes_=0, flops=0, beside=None, error=0.0, **more):
-    run()
-    assert beside is None or {"bytes": bytes_, "flops": flops}[beside[2]] > 0
-    return {"kernel": kernel, "stage": stage, "error_of_bound": error}
-
-
-@pytest.mark.parametrize("section", ["memory", "matrices", "products", "sweep", "int8", "convolutions", "transfers"])
-def test_each_section_of_the_benchmark_checks_its_kernels(section, bench, monkeypatch):
-    monkeypatch.setattr(gpu_bench.Bench, "row", once)
-    rows = list(gpu_bench.SECTIONS[section](bench))
-    assert rows
-    assert all(row["error_of_bound"] <= 1 for row in rows)
-
-
-def test_a_wrong_stage_is_recorded_and_the_next_one_goes_on(bench, monkeypatch):
-    monkeypatch.setattr(gpu_bench.Bench, "row", once)
-    launch = cuda_gemm.launch
-    monkeypatch.setattr(cuda_gemm, "launch", lambda stage, *rest: None if stage == "bytes" else launch(stage, *rest))
-    wrong, right = gpu_bench.SECTIONS["int8"](bench)
-    assert wrong["failed"].startswith("int8 bytes: 4,096 of 4,096 elements are wrong")
-    assert (right["stage"], "failed" in right) == ("dp4a", False)
-
-
 def test_tiles_that_threads_do_not_load_whole_are_refused():
     says = "tiles 256x128x8: 512 threads load 2048 elements at a time, and a tile of B has 1024; make depth a multiple"
     with pytest.raises(ValueError, match=f"^{says} of 16$"):
@@ -261,13 +225,6 @@ def test_tiles_that_threads_do_not_load_whole_are_refused():
         assert why in cuda_gemm.tiles_fault(*tiles)
     for choice in gpu_bench.SWEEP.split(","):
         assert not cuda_gemm.tiles_fault(*map(int, choice.split("x")))
-
-
-@pytest.mark.parametrize(("tiles", "says"), [("256x128x8", "make depth a multiple of 16"), ("8x8", "rows x columns")])
-def test_the_benchmark_refuses_tiles(tiles, says, capsys):
-    with pytest.raises(SystemExit):
-        gpu_bench.main(["--tiles", tiles])
-    assert says in capsys.readouterr().err
 
 
 def test_multiply_adds_for_each_element():
@@ -288,30 +245,3 @@ def test_a_wrong_output_and_a_missing_one_are_seen_before_anything_is_timed():
         gpu_tools.check("copy", gpu_tools.poisoned(2).copy_to_host(), np.zeros(2), 1e30)
     with pytest.raises(ArithmeticError, match="1 of 2 elements"):
         gpu_tools.check("copy", np.float32([np.nan, 0]), np.zeros(2), np.inf)
-
-
-def test_the_link_of_the_registry_is_found_by_what_the_driver_tells():
-    found = gpu_bench.registry_link({"pcie.link.gen.max": "5", "pcie.link.width.max": "16"})
-    assert found["name"] == "pcie-5-x16"
-    assert found["bytes_per_s"] == pytest.approx(63.0e9, rel=0.01)
-    assert gpu_bench.registry_link({}) is None
-
-
-def test_a_result_names_a_commit_or_is_not_made(monkeypatch):
-    ours, other = "a" * 40, "b" * 40
-    monkeypatch.setattr(gpu_bench, "commit", lambda: ours)
-    assert gpu_bench.commit_of(None) == {"commit": ours}
-    with pytest.raises(gpu_bench.DirtyTree, match=f"this is {ours}, with --commit {other}"):
-        gpu_bench.commit_of(other)
-    monkeypatch.setattr(gpu_bench, "commit", lambda: "unknown")
-    assert gpu_bench.commit_of(other) == {"commit": other, "checkout": "unknown"}
-    with pytest.raises(gpu_bench.DirtyTree, match="give its 40 digits with --commit"):
-        gpu_bench.commit_of(None)
-
-
-def test_without_a_gpu_the_benchmark_says_so_and_writes_nothing(tmp_path):
-    command = [sys.executable, "-m", "hwlimits.kernels.gpu_bench", "--out", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stderr.startswith("make gpu-bench measures a GPU. ")
-    assert not list(tmp_path.iterdir())

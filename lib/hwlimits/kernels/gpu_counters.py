@@ -35,6 +35,7 @@ METRICS = {
     "dram__bytes_write.sum": "dram_write_bytes",
     "gpu__time_duration.sum": "time_ns",
 }
+SEPARATOR = "empty"  # the kernel before each stage
 SIDE, PRODUCT = 4096, 1024
 
 
@@ -75,7 +76,7 @@ def run() -> None:
         call()
 
 
-def read(text: str, names: Sequence[tuple[str, str]], separator: str = "empty") -> list[dict]:
+def read(text: str, names: Sequence[tuple[str, str]], separator: str = SEPARATOR) -> list[dict]:
     """Rows of counters, one for each stage: ncu's CSV (a line for each launch and metric), launches of a stage added.
 
     Occupancy and registers are those of the stage's longest launch. Raises ValueError if there are not as many stages.
