@@ -265,6 +265,9 @@ def test_a_result_names_a_commit_or_is_not_made(monkeypatch):
     for no_commit in ("b" * 39, "b" * 41, "g" * 40, ""):
         with pytest.raises(DirtyTree, match=f"with --commit {no_commit}: commit the changes"):
             gpu_report.commit_of(no_commit)
+    monkeypatch.setattr(gpu_report, "commit", lambda: ours + "+changes")
+    with pytest.raises(DirtyTree, match=rf"this is {ours}\+changes, with --commit {other}"):
+        gpu_report.commit_of(other)
     with pytest.raises(DirtyTree, match="give its 40 hexadecimal digits with --commit"):
         gpu_report.commit_of(None)
 

@@ -87,12 +87,13 @@ def show(row: dict) -> str:
 def commit_of(given: str | None) -> dict[str, str]:
     """The commit of this code for the provenance: the checkout's, or `given` where the checkout does not tell one.
 
-    What the checkout says instead is kept beside it. Raises DirtyTree if nobody tells a commit, or both another one.
+    What the checkout says instead is kept beside it. Raises DirtyTree if nobody tells a commit, if both tell another
+    one, or if files differ from the checkout's.
     """
     here = commit()
     if len(here) == 40 and given in (None, here):
         return {"commit": here}
-    if len(here) != 40 and given and re.fullmatch(r"[0-9a-f]{40}", given):
+    if here == "unknown" and given and re.fullmatch(r"[0-9a-f]{40}", given):
         return {"commit": given, "checkout": here}
     raise DirtyTree(
         f"A stored result names the commit that made it, and this is {here}, with --commit {given}: commit the changes "
