@@ -211,6 +211,12 @@ def test_no_time_is_refused(seconds, capsys):
     assert f"{seconds} s leave no time to measure anything; give more than 0" in capsys.readouterr().err
 
 
+def test_seconds_that_are_no_number_are_refused(capsys):
+    with pytest.raises(SystemExit):
+        command.main(["--out", "nowhere", "--seconds", "soon"])
+    assert "'soon' is no number of seconds; give one, as 600" in capsys.readouterr().err
+
+
 def test_time_that_is_up_and_errors_are_left_out_and_said(capsys):
     now = iter([0.0, 1.0, 1.0, 2.0, 2.0, 11.0])
     run = command.Run(10, clock=lambda: next(now))

@@ -203,7 +203,10 @@ def _command(given: argparse.Namespace) -> str:
 
 
 def _seconds(text: str) -> float:
-    value = float(text)  # argparse says which text is no number
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds; give one, as 600") from None
     if not value > 0:
         raise argparse.ArgumentTypeError(f"{text} s leave no time to measure anything; give more than 0")
     return value

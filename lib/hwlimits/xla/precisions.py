@@ -35,7 +35,7 @@ def whole(value) -> bool:
     >>> [whole(x) for x in (1, np.int64(3), 0, True, 2.0)]
     [True, True, False, False, False]
     """
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 1
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and int(value) >= 1
 
 
 def lacks(precision: str, platform: str, capability: str | None = None) -> str | None:
