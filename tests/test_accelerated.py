@@ -1,7 +1,9 @@
 """A training step in each precision, with and without XLA: what it computes, and that it is what was asked for."""
 
+import contextlib
 import dataclasses
 import os
+import random
 import subprocess
 import sys
 import types
@@ -165,6 +167,54 @@ def test_a_layer_that_only_says_so_is_seen():
         training_step(lambda: small(IgnoresPolicy(5)), BATCH, "mixed_bfloat16")
 
 
+def headed(*hidden, last="dense"):
+    """Small again, its softmax a layer of its own or the last Dense layer's."""
+    head = [keras.layers.Dense(3, name="scores"), keras.layers.Activation("softmax")]
+    if last == "dense":
+        head = [keras.layers.Dense(3, activation="softmax")]
+    return keras.Sequential([keras.Input((6,)), *hidden, *head], name="headed")
+
+
+class TooWide(keras.layers.Dense):
+    """An output layer that says float32 and multiplies in float64."""
+
+    def call(self, x):
+        scores = tf.matmul(tf.cast(x, tf.float64), tf.cast(self.kernel, tf.float64))
+        return tf.nn.softmax(tf.cast(scores, tf.float32))
+
+
+@pytest.mark.parametrize(
+    ("network", "text"),
+    [
+        # as many products in float32 as an output layer has, but they are another's: the output layer has none
+        (
+            lambda: headed(IgnoresPolicy(5), last="softmax"),
+            r"\{'float32': 2, 'bfloat16': 3\}, not in bfloat16 but for the output layer's, 'activation",
+        ),
+        (lambda: headed(keras.layers.Dense(5), IgnoresPolicy(5)), r"\{'bfloat16': 2, 'float32': 6\}, not in"),
+        (
+            lambda: keras.Sequential([keras.Input((6,)), keras.layers.Dense(5), TooWide(3)]),
+            r"\{'bfloat16': 2, 'float64': 3\}, not in",
+        ),
+        (lambda: headed(), r"\{'float32': 2\}, not in bfloat16"),
+        (
+            lambda: headed(keras.Sequential([keras.layers.Dense(5, dtype="float32", name="within")]), last="softmax"),
+            "layer 'within' computes in float32, not in bfloat16",
+        ),
+    ],
+)
+def test_only_the_output_layer_s_own_products_stay_in_float32(network, text):
+    with pytest.raises(AcceleratedError, match=text):
+        training_step(network, BATCH, "mixed_bfloat16")
+
+
+def test_a_model_within_a_model_trains_in_two_bytes():
+    step = training_step(lambda: headed(keras.Sequential([keras.layers.Dense(5)])), BATCH, "mixed_bfloat16")
+    assert dict(products(step)) == {"bfloat16": 2, "float32": 3}
+    step = training_step(lambda: headed(keras.layers.Dense(5), last="softmax"), BATCH, "mixed_bfloat16")
+    assert dict(products(step)) == {"bfloat16": 5}, "a softmax has no product"
+
+
 def test_weights_in_two_bytes_are_seen():
     with pytest.raises(AcceleratedError, match="the weights are bfloat16, float32; they have to stay float32"):
         training_step(lambda: small(keras.layers.Dense(5, dtype="bfloat16")), BATCH, "mixed_bfloat16")
@@ -174,6 +224,23 @@ def test_an_optimizer_that_compiles_itself_is_told_not_to():
     chosen = descent()
     chosen.jit_compile = True  # as Keras sets it where there is a GPU
     assert training_step(small, BATCH, optimizer=chosen).model.optimizer is chosen
+
+
+def test_an_optimizer_within_one_that_scales_the_loss_is_told_so_too():
+    inner = descent()
+    inner.jit_compile = True
+    chosen = keras.mixed_precision.LossScaleOptimizer(inner)
+    assert training_step(small, BATCH, "mixed_float16", optimizer=chosen).model.optimizer is chosen
+    assert inner.jit_compile is False
+
+
+def test_clustering_that_is_on_for_all_of_tensorflow_is_seen(steps):
+    try:
+        tf.config.optimizer.set_jit(True)
+        with pytest.raises(AcceleratedError, match="xla=False.: XLA compiles it, or a part of it"):
+            in_force.check(steps["float32", False])
+    finally:
+        tf.config.optimizer.set_jit(False)
 
 
 def test_an_output_in_two_bytes_is_seen(monkeypatch):
@@ -212,6 +279,77 @@ def test_what_xla_was_given_is_read(steps, monkeypatch):
     monkeypatch.setattr(step.function, "experimental_get_compiler_ir", lambda *given: other)
     with pytest.raises(AcceleratedError, match="what XLA compiled has no bfloat16 in it: 'HloModule"):
         in_force.check(step)
+
+
+def test_the_builder_s_weights_are_kept():
+    def eighths():
+        built = small()
+        built.set_weights([np.full(w.shape, 0.125) for w in built.get_weights()])
+        return built
+
+    step = training_step(eighths, BATCH, optimizer=descent(0.0))
+    assert (flat(step.model.get_weights()) == 0.125).all()
+    assert step.first_loss == pytest.approx(np.log(3)), "all classes alike"
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_random_numbers_of_python_and_numpy_go_on_as_before(fails):
+    def build():
+        if fails:
+            raise RuntimeError("no network")
+        return small()
+
+    def drawn():
+        return random.random(), np.random.random()
+
+    random.seed(5)
+    np.random.seed(5)
+    expected = drawn()
+    random.seed(5)
+    np.random.seed(5)
+    with pytest.raises(RuntimeError, match="no network") if fails else contextlib.nullcontext():
+        training_step(build, BATCH)
+    assert drawn() == expected
+
+
+def branched():
+    inputs = keras.Input((6,))
+    return keras.Model(inputs, [keras.layers.Dense(3, activation="softmax")(inputs) for _ in range(2)], name="two")
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize(
+    ("network", "text"),
+    [
+        (branched, r"^training_step\('two'\): the model has 2 outputs .* and a step trains on one; give a Sequential"),
+        (
+            lambda: keras.Sequential([keras.layers.Dense(3)], name="open"),
+            r"^training_step\('open'\): the model has no ou",
+        ),
+        (
+            lambda: keras.Sequential([keras.Input((6,)), small()], name="outer"),
+            r"^training_step\('outer'\): its last layer 'small' is a model, of which no layer can be kept in float32",
+        ),
+        (
+            lambda: keras.Sequential([keras.Input((6,)), keras.layers.Softmax()], name="fixed"),
+            r"^training_step\('fixed'\): the model has no weights to train$",
+        ),
+    ],
+)
+def test_models_that_can_t_be_asked(network, text, precision):
+    with pytest.raises(AcceleratedError, match=text):
+        training_step(network, BATCH, precision)
+
+
+@pytest.mark.parametrize("activation", [None, "sigmoid"])
+def test_outputs_that_are_no_probabilities_are_refused(activation):
+    def scores():
+        return keras.Sequential(
+            [keras.Input((6,)), keras.layers.Dense(3, activation, kernel_initializer="ones")], name="scores"
+        )
+
+    with pytest.raises(AcceleratedError, match=r"the outputs of an example sum to \d.*, not to 1, .* with a softmax$"):
+        training_step(scores, BATCH, optimizer=descent(0.0))
 
 
 @pytest.mark.parametrize("before", ["float32", "mixed_bfloat16"])
@@ -314,6 +452,12 @@ def test_the_course_s_networks_train_in_two_bytes(name, in_two_bytes):
     assert all((a != b).any() for a, b in zip(before, after, strict=True)), "a normalization sees that it is trained"
 
 
+def test_a_batch_may_be_numpy_s_whole_number():
+    step = training_step(small, np.int64(4))
+    assert step.given[0].shape == (4, 6)
+    assert type(step.batch) is int
+
+
 def loud(factor):
     """The small network with its inputs made large: gradients of the scaled loss overflow float16 at first."""
     inputs = keras.Input((6,))
@@ -373,6 +517,24 @@ def test_times_of_no_training_are_refused():
         step.times(repeats=3)
 
 
+class BadFirst(keras.layers.Layer):
+    """Makes the first loss infinite and leaves gradients and weights alone."""
+
+    def build(self, shape):
+        self.calls = self.add_weight("calls", initializer="zeros", trainable=False)
+
+    def call(self, x, training=False):
+        if training:
+            self.add_loss(tf.where(self.calls == 0, np.inf, 0.0))
+            self.calls.assign_add(1.0)
+        return x
+
+
+def test_a_first_step_that_was_no_training_is_refused():
+    with pytest.raises(AcceleratedError, match="^headed in float32: the loss is inf, so this is no training to time"):
+        training_step(lambda: headed(BadFirst(), keras.layers.Dense(5)), BATCH)
+
+
 def test_steps_are_compared_in_turns_with_waiting(steps, monkeypatch):
     asked = {}
     true = accelerated.timing.compare
@@ -402,6 +564,17 @@ def test_without_a_gpu_there_is_nothing_to_do(monkeypatch):
 def test_gpus_have_names(monkeypatch):
     with_gpus(monkeypatch, {"device_name": "NVIDIA H100 80GB HBM3"}, {})
     assert gpus() == ["NVIDIA H100 80GB HBM3", "/physical_device:GPU:1"]
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, ValueError])  # TensorFlow raises both, the second for a split GPU
+def test_memory_that_can_t_grow_is_said(monkeypatch, kind):
+    def refuse(gpu, grows):
+        raise kind("not now")
+
+    with_gpus(monkeypatch, {})
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", refuse)
+    with pytest.raises(AcceleratedError, match=r"GPU:0 can't be set to grow any more \(not now\); restart the kernel"):
+        grow_memory()
 
 
 PRETENDED = """

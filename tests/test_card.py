@@ -347,7 +347,16 @@ def test_the_stored_card_is_used(stored, calibrations):
 
 
 @pytest.mark.parametrize(
-    "lost", ["overhead processes", "overhead dask_call", "operators", "bandwidth disk_read", "overhead litert_operator"]
+    "lost",
+    [
+        "overhead processes",
+        "overhead dask_call",
+        "operators",
+        "bandwidth disk_read",
+        "overhead litert_operator",
+        "overhead tensorflow",
+        "overhead tensorflow_import",
+    ],
 )
 def test_an_earlier_version_s_card_is_measured_anew(lost, stored, calibrations, capsys):
     """It lacks what that version did not measure, and does not say why."""
@@ -356,9 +365,19 @@ def test_an_earlier_version_s_card_is_measured_anew(lost, stored, calibrations, 
     replace(old, numbers=numbers, left_out={k: v for k, v in LEFT_OUT.items() if k != lost}).write(stored)
     assert card() == Card.read(stored) == example()
     said = re.search(
-        r"an earlier version's, which did not measure ([a-z ]+); measuring one now", capsys.readouterr().err
+        r"an earlier version's, which did not measure ([a-z_ ]+); measuring one now", capsys.readouterr().err
     )
     assert lost.startswith(said[1])
+
+
+def test_a_card_without_any_memory_is_measured_anew(stored, calibrations):
+    """A bandwidth of the disk is none of the memory."""
+    levels = [*LEVELS, "L3"]
+    numbers = tuple(n for n in example().numbers if not (n.quantity == "bandwidth" and n.of in levels))
+    left_out = {name: why for name, why in LEFT_OUT.items() if name != "bandwidth L3"}
+    replace(example(), numbers=numbers, left_out=left_out).write(stored)
+    assert card() == example()
+    assert len(calibrations) == 1
 
 
 def test_a_named_card_of_an_earlier_version_is_taken_as_it_is(tmp_path, monkeypatch, calibrations):

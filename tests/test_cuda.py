@@ -1,8 +1,8 @@
-"""Every kernel for the GPU, in numba's simulator, against NumPy; and the benchmark's parts that need no GPU."""
+"""Every kernel for the GPU, in numba's simulator, against NumPy."""
 
+import os
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -108,8 +108,9 @@ ERRORS = [
     (lambda: cuda_gemm.sgemm(MATRIX[:0], MATRIX.T), ValueError,
      "sgemm: a is (0, 3) and b is (3, 2); a GPU starts no kernel for an empty matrix"),
     (lambda: cuda_gemm.int8_product(MATRIX, MATRIX), TypeError, "int8_product: a is float32; it takes int8 arrays"),
-    (lambda: cuda_gemm.int8_product(*np.zeros((2, 1, 65_537), np.int8)), ValueError,
-     "int8_product: 65,537 factors a sum; more than 65,536 products may not fit int32"),
+    (lambda: cuda_gemm.int8_product(*np.zeros((2, 1, 131_072), np.int8)), ValueError,
+     "int8_product: 131,072 factors a sum; more than 131,071 products may not fit int32: split k and add the "
+     "products in int64"),
     (lambda: cuda_conv.conv2d(IMAGE, WEIGHTS, FLOAT), ValueError,
      "conv2d: bias is (3,); it must have one element for each of 2 filters"),
     (lambda: cuda_conv.conv2d(IMAGE, WEIGHTS, FLOAT[:2], "winograd"), ValueError,
@@ -131,39 +132,83 @@ def test_a_wrong_argument_is_refused_in_one_sentence(call, kind, says):
     assert str(error.value) == says
 
 
-@pytest.fixture
-def bench(monkeypatch):
-    """The benchmark with sizes for the simulator; a row is run once, and timed by nobody."""
-    small = gpu_bench.Bench.__new__(gpu_bench.Bench)
-    small.rounds, small.elements, small.products_sizes, small.images = 1, 64, (16,), 1
-    small.transfer_sizes, small.peak_threads, small.peak_steps = (64, 256), cuda_peak.THREADS, 1
-    small.tiles, small.clock, small.random = [(8, 16, 8)], time.perf_counter, np.random.default_rng(0)
-    monkeypatch.setattr(cuda_conv, "LAYERS", {"conv": (4, 4, 2, 2, 3)})
-    monkeypatch.setattr(cuda_gemm, "STAGES", ("naive", "register_tiles", "vector_tiles"))  # seconds less
-    return small
+LIMITED = [  # with one block along the grid's second axis
+    (lambda: cuda.transpose(np.ones((5, 1), np.float32)), "transpose: there are 5 rows", "1 blocks of 4, 4 rows"),
+    (lambda: cuda.bias_relu(np.ones((1, 129), np.float32), np.ones(129, np.float32)),
+     "bias_relu: there are 129 columns", "1 blocks of 32, 32 columns"),
+    (lambda: cuda.bias_relu(np.ones((1, 132), np.float32), np.ones(132, np.float32)),
+     "bias_relu: there are 132 columns", "1 blocks of 128, 128 columns"),
+    (lambda: cuda.bias_relu(np.ones((1, 36), np.float32), np.ones(36, np.float32), "two_kernels"),
+     "bias_relu: there are 36 columns", "1 blocks of 32, 32 columns"),
+    (lambda: cuda_gemm.sgemm(np.ones((5, 1), np.float32), FLOAT[None], "naive"), "sgemm: there are 5 rows",
+     "1 blocks of 4, 4 rows"),
+    (lambda: cuda_gemm.sgemm(np.ones((17, 1), np.float32), FLOAT[None]), "sgemm: there are 17 rows",
+     "1 blocks of 16, 16 rows"),
+    (lambda: cuda_gemm.int8_product(np.ones((17, 1), np.int8), np.ones((1, 1), np.int8)),
+     "int8_product: there are 17 rows", "1 blocks of 16, 16 rows"),
+    (lambda: cuda_conv.conv2d(np.ones((1, 12, 14, 1), np.float32), np.ones((1, 1, 1, 2), np.float32), FLOAT[:2],
+                              "direct"), "conv2d: there are 336 outputs an image", "1 blocks of 256, 256 outputs"),
+]  # fmt: skip
 
 
-def once(self, kernel, stage, size, run, *, bytes_=0, flops=0, beside=None, error=0.0, **more):
-    run()
-    assert beside is None or {"bytes": bytes_, "flops": flops}[beside[2]] > 0
-    return {"kernel": kernel, "stage": stage, "error_of_bound": error}
+@pytest.mark.parametrize(("call", "what", "most"), LIMITED)
+def test_what_does_not_fit_on_the_second_axis_of_a_grid_is_refused(call, what, most, monkeypatch):
+    assert cuda_device.GRID_Y_MOST == 65_535
+    monkeypatch.setattr(cuda_device, "GRID_Y_MOST", 1)
+    with pytest.raises(ValueError, match=f"^{what}.*, and a GPU's grid holds {most}.*; split them into several calls$"):
+        call()
 
 
-@pytest.mark.parametrize("section", ["memory", "matrices", "products", "sweep", "int8", "convolutions", "transfers"])
-def test_each_section_of_the_benchmark_checks_its_kernels(section, bench, monkeypatch):
-    monkeypatch.setattr(gpu_bench.Bench, "row", once)
-    rows = list(gpu_bench.SECTIONS[section](bench))
-    assert rows
-    assert all(row["error_of_bound"] <= 1 for row in rows)
+def test_what_just_fits_on_that_axis_is_done(monkeypatch):
+    monkeypatch.setattr(cuda_device, "GRID_Y_MOST", 1)
+    a = numbers(4, 3)
+    assert np.array_equal(cuda.transpose(a), a.T)
+    assert np.array_equal(cuda.bias_relu(numbers(1, 32) * 0, FLOAT[:1].repeat(32), "fused"), np.ones((1, 32)))
+    assert np.array_equal(cuda_gemm.sgemm(a, np.eye(3, dtype=np.float32), "naive"), a)
 
 
-def test_a_wrong_stage_is_recorded_and_the_next_one_goes_on(bench, monkeypatch):
-    monkeypatch.setattr(gpu_bench.Bench, "row", once)
-    launch = cuda_gemm.launch
-    monkeypatch.setattr(cuda_gemm, "launch", lambda stage, *rest: None if stage == "bytes" else launch(stage, *rest))
-    wrong, right = gpu_bench.SECTIONS["int8"](bench)
-    assert wrong["failed"].startswith("int8 bytes: 4,096 of 4,096 elements are wrong")
-    assert (right["stage"], "failed" in right) == ("dp4a", False)
+def test_int8_sums_may_be_as_deep_as_int32_allows_and_no_deeper():
+    assert cuda_gemm.INT8_DEEPEST * 128**2 < 2**31 <= (cuda_gemm.INT8_DEEPEST + 1) * 128**2
+
+
+def test_arrays_with_gaps_are_copied_together():
+    a, x, weights = numbers(2, 9), numbers(1, 4, 4, 2), numbers(1, 1, 2, 3)
+    assert cuda._flat("copy", "a", a[0, ::2]).flags.c_contiguous
+    assert np.array_equal(cuda.copy(a[0, ::2]), a[0, ::2])
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cuda_conv, "launch", lambda stage, *arrays: seen.extend(arrays[:3]))
+        patch.setattr(cuda_conv.cuda, "to_device", lambda array: array)
+        cuda_conv.conv2d(x.transpose(0, 2, 1, 3), weights[..., ::2], numbers(4)[::2])
+    assert [array.flags.c_contiguous for array in seen] == [True] * 3
+
+
+def test_a_16_byte_load_that_a_gpu_could_not_do_is_an_error_in_the_simulator_too():
+    with pytest.raises(ValueError, match="^load4: index 2 is no multiple of 4, a misaligned address on a GPU; align"):
+        cuda_device.load4(np.zeros(8, np.float32), 2)
+    with pytest.raises(ValueError, match="^store4: index 3 is no multiple of 4, a misaligned address on a GPU; align"):
+        cuda_device.store4(np.zeros(8, np.float32), 3, (0, 0, 0, 0))
+
+
+@pytest.mark.parametrize(
+    ("before", "setting", "cause"),
+    [
+        ("import numba.cuda", {}, "numba.cuda was imported before it"),
+        ("", {"NUMBA_ENABLE_CUDASIM": "0"}, "NUMBA_ENABLE_CUDASIM=0 forbids the simulator"),
+    ],
+)
+def test_without_a_gpu_and_without_the_simulator_the_import_says_what_to_do(before, setting, cause):
+    if cuda_device.count():
+        pytest.skip("there is a GPU")
+    code = f"{before}\nfrom hwlimits.kernels import cuda_device\nprint(cuda_device.why_not())"
+    environment = {name: value for name, value in os.environ.items() if name != "NUMBA_ENABLE_CUDASIM"} | setting
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    says = (
+        "No NVIDIA GPU here, and hwlimits.kernels can't run its kernels in numba's simulator, because "
+        f"{cause}: start Python again with NUMBA_ENABLE_CUDASIM=1."
+    )
+    assert done.stdout.strip() == says
+    assert f"RuntimeWarning: {says}" in done.stderr
 
 
 def test_tiles_that_threads_do_not_load_whole_are_refused():
@@ -172,19 +217,14 @@ def test_tiles_that_threads_do_not_load_whole_are_refused():
         cuda_gemm.vector_tiles(256, 128, 8)
     for tiles, why in (
         ((256, 512, 4), "2048 threads"),
+        ((256, 256, 16), "1024 threads, which leaves each 64 of 65,536 registers"),
+        ((8, 16, 6), "depth of 4"),
         ((128, 128, 64), "66560 bytes"),
         ((12, 8, 4), "multiples of 8"),
     ):
         assert why in cuda_gemm.tiles_fault(*tiles)
     for choice in gpu_bench.SWEEP.split(","):
         assert not cuda_gemm.tiles_fault(*map(int, choice.split("x")))
-
-
-@pytest.mark.parametrize(("tiles", "says"), [("256x128x8", "make depth a multiple of 16"), ("8x8", "rows x columns")])
-def test_the_benchmark_refuses_tiles(tiles, says, capsys):
-    with pytest.raises(SystemExit):
-        gpu_bench.main(["--tiles", tiles])
-    assert says in capsys.readouterr().err
 
 
 def test_multiply_adds_for_each_element():
@@ -205,30 +245,3 @@ def test_a_wrong_output_and_a_missing_one_are_seen_before_anything_is_timed():
         gpu_tools.check("copy", gpu_tools.poisoned(2).copy_to_host(), np.zeros(2), 1e30)
     with pytest.raises(ArithmeticError, match="1 of 2 elements"):
         gpu_tools.check("copy", np.float32([np.nan, 0]), np.zeros(2), np.inf)
-
-
-def test_the_link_of_the_registry_is_found_by_what_the_driver_tells():
-    found = gpu_bench.registry_link({"pcie.link.gen.max": "5", "pcie.link.width.max": "16"})
-    assert found["name"] == "pcie-5-x16"
-    assert found["bytes_per_s"] == pytest.approx(63.0e9, rel=0.01)
-    assert gpu_bench.registry_link({}) is None
-
-
-def test_a_result_names_a_commit_or_is_not_made(monkeypatch):
-    ours, other = "a" * 40, "b" * 40
-    monkeypatch.setattr(gpu_bench, "commit", lambda: ours)
-    assert gpu_bench.commit_of(None) == {"commit": ours}
-    with pytest.raises(gpu_bench.DirtyTree, match=f"this is {ours}, with --commit {other}"):
-        gpu_bench.commit_of(other)
-    monkeypatch.setattr(gpu_bench, "commit", lambda: "unknown")
-    assert gpu_bench.commit_of(other) == {"commit": other, "checkout": "unknown"}
-    with pytest.raises(gpu_bench.DirtyTree, match="give its 40 digits with --commit"):
-        gpu_bench.commit_of(None)
-
-
-def test_without_a_gpu_the_benchmark_says_so_and_writes_nothing(tmp_path):
-    command = [sys.executable, "-m", "hwlimits.kernels.gpu_bench", "--out", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stderr.startswith("make gpu-bench measures a GPU. ")
-    assert not list(tmp_path.iterdir())

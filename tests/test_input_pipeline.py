@@ -214,18 +214,28 @@ def test_prefetch_works_while_the_consumer_waits(files):
 
 
 @pytest.mark.parametrize(
-    ("variant", "found_s", "predicted", "measured", "bound"),
+    ("variant", "cores", "found_s", "predicted", "measured", "bound"),
     [
-        ("sequential", 24.0, 12 / 18, 18 / 24, "read + decode + augment + batch + train"),
-        ("prefetch", 15.0, 6 / 12, 9 / 15, "read + decode + augment + batch"),
-        ("cache", 8.0, 0.0, 2 / 8, "train"),  # its first epoch would be bound by the cores: 9
+        ("sequential", 2, 24.0, 12 / 18, 18 / 24, "read + decode + augment + batch + train"),
+        ("prefetch", 2, 15.0, 6 / 12, 9 / 15, "read + decode + augment + batch"),
+        ("parallel map", 2, 12.0, 3 / 9, 6 / 12, "2 cores"),
+        ("parallel map", 8, 8.0, 0.0, 2 / 8, "train"),
+        ("cache", 2, 8.0, 0.0, 2 / 8, "train"),  # its first epoch would be bound by the cores: 9
     ],
 )
-def test_shares_of_waiting_by_hand(files, monkeypatch, variant, found_s, predicted, measured, bound):
-    found = input_pipeline.Measured(variant, IMAGES, Timing((IMAGES * found_s,)), 1.0)
-    monkeypatch.setattr(input_pipeline, "stages", lambda *args, **options: ALONE)
-    monkeypatch.setattr(input_pipeline, "measure", lambda *args, **options: found)
-    got = starvation(files, variant, Wait(0), cores=2, batch=50)
+def test_shares_of_waiting_by_hand(files, monkeypatch, variant, cores, found_s, predicted, measured, bound):
+    found, asked, consumer = input_pipeline.Measured(variant, IMAGES, Timing((IMAGES * found_s,)), 1.0), [], Wait(0)
+
+    def give(what):
+        return lambda *args, **options: (asked.append((args, options)), what)[1]
+
+    monkeypatch.setattr(input_pipeline, "stages", give(ALONE))
+    monkeypatch.setattr(input_pipeline, "measure", give(found))
+    got = starvation(iter(files), variant, consumer, cores=cores, batch=50, repeats=4)
+    assert asked == [
+        ((files, consumer), {"batch": 50, "repeats": 4}),
+        ((files, variant, consumer), {"cores": cores, "batch": 50, "repeats": 4}),
+    ]
     assert (got.predicted, got.measured) == (pytest.approx(predicted), pytest.approx(measured))
     assert got.bound == bound
     assert str(got) == f"waits {measured:.0%} of the time, predicted {predicted:.0%}; bound by {bound}"
@@ -245,6 +255,42 @@ def test_who_waits_may_train(files):
     model = keras.Sequential([keras.Input((28, 28, 1)), keras.layers.Flatten(), keras.layers.Dense(10, "softmax")])
     assert isinstance(starvation(files, "prefetch", TrainingStep(model), cores=2, batch=50), Starvation)
     assert int(model.optimizer.iterations) > 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "text"),
+    [
+        ({"batch": 0}, r"^starvation\(batch=0\): must be a whole number, at least 1$"),
+        ({"batch": -1}, r"^starvation\(batch=-1\): must be"),
+        ({"batch": 2.5}, r"^starvation\(batch=2.5\): must be"),
+        ({"cores": 0}, r"^starvation\(cores=0\): must be"),
+        ({"repeats": 0}, r"^starvation\(repeats=0\): must be"),
+        ({"variant": "magic"}, "^input pipeline 'magic' is not one of sequential"),
+        ({"files": []}, r"^starvation\(files=\[\]\): there is nothing to read; give at least one file"),
+    ],
+)
+def test_what_can_t_be_starved_is_said_before_anything_is_measured(files, monkeypatch, asked, text):
+    def never(*args, **options):
+        pytest.fail("something was measured")
+
+    for name in ("stages", "measure"):
+        monkeypatch.setattr(input_pipeline, name, never)
+    with pytest.raises(PipelineError, match=text):
+        starvation(**{"files": files, "variant": "prefetch", "consumer": never, "cores": 2, "batch": 50} | asked)
+
+
+def test_files_without_images_are_said(tmp_path):
+    file = tmp_path / "empty.tfrecord"
+    tf.io.TFRecordWriter(str(file)).close()
+    with pytest.raises(PipelineError, match=r"^starvation\(batch=50\): the files' 0 images are no whole number of ba"):
+        starvation([file], "prefetch", Wait(0), cores=2, batch=50)
+
+
+def test_stages_take_files_that_come_once(files, monkeypatch):
+    opened, true = [], tf.data.TFRecordDataset
+    monkeypatch.setattr(tf.data, "TFRecordDataset", lambda names: (opened.append(list(names)), true(names))[1])
+    assert tuple(stages((file for file in files), Wait(0), batch=50, repeats=3)) == STAGES
+    assert opened == [[str(file) for file in files]] * 2, "once to keep the records, once to time the reading"
 
 
 def test_a_training_step_trains(files):
@@ -267,6 +313,9 @@ def test_a_training_step_trains(files):
             r"^starvation\(batch=64\): the files' 100 images are",
         ),
         (lambda files: dataset(files, "cache", cores=1, batch=2.5), r"dataset\(batch=2.5\)"),
+        (lambda files: dataset([], "cache", cores=1), r"^dataset\(files=\[\]\): there is nothing to read; give at"),
+        (lambda files: stages([], Wait(0)), r"^stages\(files=\[\]\): there is nothing to read"),
+        (lambda files: stages(files, Wait(0), batch=0), r"^stages\(batch=0\): must be a whole number, at least 1$"),
         (lambda files: write_shards("nowhere", images=0), r"write_shards\(images=0\)"),
         (lambda files: write_shards("nowhere", images=2, shards=3), "at least one image a file, and at most 4,000"),
         (lambda files: write_shards("nowhere", images=4001), r"write_shards\(images=4001, shards=4\)"),

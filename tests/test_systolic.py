@@ -119,8 +119,11 @@ def test_the_least_machine_is_the_smallest_that_makes_it():
     assert made.latency_s == pytest.approx(cycles[made.array.rows] / 1e8)
     assert made.weight_buffer_bytes == 2 * made.array.rows**2
     assert made.activation_buffer_bytes == 28 * 28 + 676 * 32
-    weights = 9 * 32 + 288 * 64 + 1600 * 64 + 64 * 10
-    assert made.bandwidth_bytes_per_s == pytest.approx((weights + 28 * 28 + 10) / made.latency_s)
+    side = made.array.rows
+    weights_per_s = [k * n / (Array(side, side).cycles(m, k, n) / 1e8) for m, k, n in products]
+    assert made.bandwidth_bytes_per_s == pytest.approx(max(weights_per_s) + (28 * 28 + 10) / made.latency_s)
+    deeper = [m * min(n, side) for m, k, n in products if k > side]
+    assert made.sums_buffer_bytes == 4 * max(deeper)
     macs = sum(m * k * n for m, k, n in products)
     assert made.utilization == pytest.approx(macs / (made.array.cells * cycles[made.array.rows]))
     assert least_machine(layers, 2e-4, 1e8, element_bytes=2).weight_buffer_bytes == 2 * made.weight_buffer_bytes
@@ -129,7 +132,16 @@ def test_the_least_machine_is_the_smallest_that_makes_it():
 def test_products_by_channel_count_as_often_as_they_are_done():
     made = least_machine([Layer("depthwise", 100, 9, 1, times=8, inputs=900), Layer("last", 1, 8, 3)], 1e-3, 1e8)
     assert made.activation_buffer_bytes == 900 + 800
-    assert made.bandwidth_bytes_per_s == pytest.approx((8 * 9 + 24 + 900 + 3) / made.latency_s)
+    side = made.array.rows
+    depthwise = 8 * 9 / (8 * Array(side, side).cycles(100, 9, 1) / 1e8)
+    last = 8 * 3 / (Array(side, side).cycles(1, 8, 3) / 1e8)
+    assert made.bandwidth_bytes_per_s == pytest.approx(max(depthwise, last) + 903 / made.latency_s)
+
+
+def test_no_sums_wait_where_no_layer_is_deeper_than_the_grid():
+    layers = [Layer("a", 10, 8, 8), Layer("b", 10, 5, 3)]
+    assert least_machine(layers, 64e-6, 1e6).array.rows == 8
+    assert least_machine(layers, 64e-6, 1e6).sums_buffer_bytes == 0
 
 
 @pytest.mark.parametrize(
@@ -144,14 +156,57 @@ def test_products_by_channel_count_as_often_as_they_are_done():
       "multiply(a (2, 3), b (2, 3)): (m, k) and (k, n) are needed, none of them 0"),
      (lambda: multiply(Array(2, 2), np.ones((0, 3)), np.ones((3, 3))),
       "multiply(a (0, 3), b (3, 3)): (m, k) and (k, n) are needed, none of them 0"),
+     (lambda: multiply(Array(2, 2), np.ones((2, 2), complex), np.ones((2, 2))),
+      "multiply(complex128, float64): integers of up to 63 bits or real floats are needed"),
+     (lambda: multiply(Array(2, 2), np.ones((2, 2), np.uint64), np.ones((2, 2), int)),
+      "multiply(uint64, int64): integers of up to 63 bits or real floats are needed"),
+     (lambda: convolution("c", 3, 3, (1, 1), 1, 1, stride=0),
+      "convolution(stride=0): must be a whole number, at least 1"),
+     (lambda: least_machine([Layer("", 1, 8, 8)], 1.0, 1e9, element_bytes=0),
+      "least_machine(element_bytes=0): must be a whole number, at least 1"),
      (lambda: least_machine([], 1.0, 1e9),
       "least_machine(0 layers, latency_s=1.0, clock_hz=1000000000.0): give at least one layer, and a time and a clock "
       "above 0"),
      (lambda: least_machine([Layer("", 1, 8, 8)], 1e-9, 1e9),
-      "no square array does it in 1e-09 s at 1e+09 Hz: the best takes 2.3e-08 s; give more time, a faster clock, or "
-      "several arrays")],
+      "no square weight-stationary array does it in 1e-09 s at 1e+09 Hz: the best takes 2.3e-08 s; give more time, "
+      "a faster clock, or several arrays")],
 )  # fmt: skip
 def test_what_can_not_be(call, text):
     with pytest.raises(SystolicError) as error:
         call()
     assert str(error.value) == text
+
+
+def test_numpy_s_integers_do_not_overflow():
+    whole, numpy = Array(65536, 65536), Array(np.int32(65536), np.int32(65536))
+    assert numpy.cells == whole.cells == 2**32
+    assert numpy.utilization(np.int32(10**5), np.int32(10**5), np.int32(10**5)) == whole.utilization(
+        10**5, 10**5, 10**5
+    )
+    assert Array(np.uint8(128), np.uint8(128)).cycles(1, 128, 128) == 383
+    assert Layer("l", np.int32(10**5), np.int32(10**4), np.int32(100)).macs == 10**11
+
+
+def test_a_stride_larger_than_the_filter_skips_what_nobody_touches():
+    """ResNet's 1 x 1 convolutions with stride 2 read a quarter of the image."""
+    assert convolution("c", 28, 28, (1, 1), 256, 512, stride=2).inputs == 28 * 28 * 256
+    touched = {(3 * y + dy, 3 * x + dx) for y in range(4) for x in range(5) for dy in range(2) for dx in range(2)}
+    assert convolution("c", 4, 5, (2, 2), 1, 1, stride=3).inputs == len(touched)
+
+
+@pytest.mark.parametrize("cycles", [24, 31, 55, 997])
+@pytest.mark.parametrize("clock_hz", [1e8, 3e8, 7e7])
+def test_what_fits_exactly_fits(cycles, clock_hz):
+    """2 rows through 8 x 8 cells take 24 cycles; more rows, more."""
+    layer = Layer("", cycles - 22, 8, 8)
+    assert Array(8, 8).cycles(cycles - 22, 8, 8) == cycles
+    assert least_machine([layer], cycles / clock_hz, clock_hz).latency_s <= cycles / clock_hz * (1 + 1e-12)
+
+
+def test_each_product_s_sums_wait_no_longer_than_their_columns():
+    """The folds along the depth of a few columns follow each other: what waits is rows x columns, not all of C."""
+    random = np.random.default_rng(3)
+    a, b = random.integers(-9, 9, (5, 9)), random.integers(-9, 9, (9, 7))
+    for dataflow in DATAFLOWS:
+        run = multiply(Array(4, 3, dataflow), a, b)
+        assert np.array_equal(run.product, a @ b)

@@ -76,6 +76,61 @@ def test_a_layer_that_is_called_twice_is_refused():
         layers(keras.Model(inputs, dense(dense(inputs))))
 
 
+def test_a_model_within_that_is_called_twice_is_refused():
+    """A siamese network: its dense layer would be counted once."""
+    within = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(4, name="inner")], name="twin")
+    a, b = keras.layers.Input((4,)), keras.layers.Input((4,))
+    assert [layer.name for layer in layers(keras.Sequential([keras.layers.Input((4,)), within]))] == ["inner"]
+    with pytest.raises(SystolicError, match="twin is called more than once"):
+        layers(keras.Model([a, b], [within(a), within(b)]))
+
+
+def test_products_without_weights_are_not_forgotten():
+    a, b = keras.layers.Input((4, 5)), keras.layers.Input((4, 5))
+    with pytest.raises(SystolicError, match="is a Dot, which is not counted as products"):
+        layers(keras.Model([a, b], keras.layers.Dot(2)([a, b])))
+
+
+def test_an_image_of_open_size_is_refused():
+    inputs = keras.layers.Input((None, None, 3))
+    with pytest.raises(
+        SystolicError, match=r"first has an input of open size, \(None, None, 3\); build the model with"
+    ):
+        layers(keras.Model(inputs, keras.layers.Conv2D(2, 3, name="first")(inputs)))
+
+
+def test_a_model_without_products_is_said():
+    with pytest.raises(SystolicError, match="no convolution and no dense layer"):
+        layers(keras.Sequential([keras.layers.Input((4,)), keras.layers.ReLU()]))
+
+
+def test_what_normalizes_an_image_is_no_product():
+    model = keras.Sequential(
+        [keras.layers.Input((4,)), keras.layers.Normalization(mean=0, variance=1), keras.layers.Dense(2)]
+    )
+    assert len(layers(model)) == 1
+
+
+def test_channels_that_come_first_are_refused():
+    """The count of multiplications is the same, and the product another one."""
+    model = keras.Sequential([keras.layers.Input((3, 32, 32)), keras.layers.Conv2D(8, 3, data_format="channels_first")])
+    with pytest.raises(SystolicError, match="has its channels first; build it with data_format='channels_last'"):
+        layers(model)
+
+
+def test_an_operation_of_tensorflow_that_multiplies_is_not_forgotten():
+    a, b = keras.layers.Input((4, 5)), keras.layers.Input((5, 4))
+    with pytest.raises(SystolicError, match="which is not counted as products"):
+        layers(keras.Model([a, b], tf.matmul(a, b)))
+
+
+def test_by_channel_and_in_groups_as_keras_stores_the_kernels():
+    model = separable()
+    grouped, by_channel = layers(model)[:2]
+    assert (grouped.k, grouped.n, grouped.times) == (3 * 3 * 3, 4, 2)
+    assert (by_channel.k, by_channel.n, by_channel.times) == (9, 2, 8)
+
+
 PEERS = [(5, 8, 8), (5, 3, 2), (20, 17, 9), (1, 30, 10), (121, 288, 64), (40, 129, 130)]
 
 
@@ -94,6 +149,13 @@ def test_a_row_counts_three_times():
     found = row("n", 1, Layer("l", 20, 17, 9), Array(8, 4, "output-stationary"))
     assert tuple(found) == systolic_layers.COLUMNS
     assert found["cycles"] == found["counted_cycles"] == found["scalesim_cycles"] + found["draining_cycles"]
+
+
+def test_a_row_of_several_products_counts_all_of_them():
+    layer, array = Layer("l", 20, 9, 1, times=6), Array(8, 4)
+    found = row("n", 1, layer, array)
+    assert found["cycles"] == found["counted_cycles"] == found["scalesim_cycles"] == layer.cycles(array)
+    assert found["padding"] == array.padding(20, 9, 1) > 0
 
 
 def test_a_wrong_product_is_no_row(monkeypatch):

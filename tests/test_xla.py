@@ -151,6 +151,12 @@ def test_a_bfloat16_product_may_be_rounded_once_and_not_at_each_step():
         product_error("bfloat16", a, b, total)
 
 
+def test_a_bfloat16_product_is_not_forgiven_more_than_its_rounding():
+    a, b = (to_bits(x, 7) for x in operands())
+    with pytest.raises(XlaError, match="the bfloat16 product is wrong"):
+        product_error("bfloat16", a, b, a @ b * np.float32(1 + 2.0**-5.5))
+
+
 def test_an_int8_product_is_exact_or_wrong():
     a, b = (np.random.default_rng(0).integers(-128, 128, shape, dtype=np.int8) for shape in ((3, 50), (50, 4)))
     got = np.array([[sum(int(x) * int(y) for x, y in zip(row, column, strict=True)) for column in b.T] for row in a])
@@ -158,6 +164,15 @@ def test_an_int8_product_is_exact_or_wrong():
     got[1, 2] += 1
     with pytest.raises(XlaError, match="the int8 product is wrong"):
         product_error("int8", a, b, got)
+
+
+def test_a_sum_of_zeros_is_right_if_it_is_zero():
+    a, b = np.int8([[0], [3]]), np.int8([[2, 0]])
+    assert product_error("int8", a, b, np.int32([[0, 0], [6, 0]])) == 0
+    assert product_error("float32", a.astype(np.float32), b.astype(np.float32), np.float32([[0, 0], [6, 0]])) == 0
+    for wrong in (1, -1):
+        with pytest.raises(XlaError, match="the int8 product is wrong: its error is inf of its terms"):
+            product_error("int8", a, b, np.int32([[0, 0], [6, wrong]]))
 
 
 def test_the_deepest_int8_product_fits_int32():
@@ -171,6 +186,35 @@ def test_multiply_adds_have_that_closed_form(steps):
     assert bandwidths.after_steps(x, steps) == pytest.approx(stepped, rel=1e-12)
     less = bandwidths.after_steps(x, steps - 1)
     assert not np.allclose(less, stepped, rtol=1e-4, atol=1e-4), "one step less is seen"
+
+
+def test_batches_and_sides_that_fill_memory_and_time():
+    bytes_of_one = {"float32": 4 + 4 + 4, "tf32": 4 + 4 + 4, "bfloat16": 2 + 2 + 2, "int8": 1 + 1 + 4}
+    for precision, size in bytes_of_one.items():
+        assert command._batch(10, precision, 7 * 100 * size) == 7
+        assert command._batch(10, precision, 7 * 100 * size - 1) == 6
+        assert command._batch(10, precision, 1) == 1
+    assert command.side_for(0.0, 0.02) == 256
+
+
+def test_a_quick_result_does_not_take_the_place_of_a_full_one():
+    gpu = {"platform": "gpu", "kind": "NVIDIA H100 80GB HBM3"}
+    assert command.file_name(gpu, "") == "xla_gpu_nvidia-h100-80gb-hbm3.json"
+    assert command.file_name(gpu, "", quick=True) == "xla_gpu_nvidia-h100-80gb-hbm3_quick.json"
+
+
+@pytest.mark.parametrize("seconds", ["0", "-3", "nan"])
+def test_no_time_is_refused(seconds, capsys):
+    with pytest.raises(SystemExit) as ended:
+        command.main(["--out", "nowhere", f"--seconds={seconds}"])
+    assert ended.value.code == 2
+    assert f"{seconds} s leave no time to measure anything; give more than 0" in capsys.readouterr().err
+
+
+def test_seconds_that_are_no_number_are_refused(capsys):
+    with pytest.raises(SystemExit):
+        command.main(["--out", "nowhere", "--seconds", "soon"])
+    assert "'soon' is no number of seconds; give one, as 600" in capsys.readouterr().err
 
 
 def test_time_that_is_up_and_errors_are_left_out_and_said(capsys):
@@ -223,6 +267,11 @@ def test_a_product_is_measured_and_checked(jax, precision, kind):
     assert found.error < precisions.EXACT
 
 
+def test_a_product_with_a_row_of_zeros_is_measured(jax):
+    assert 0 in engine.random_block("s8", 0)[np.unique(np.linspace(0, 51, 16).astype(int))]
+    assert xla.matrix_product((52, 1, 4), "int8", **SHORT).error == 0
+
+
 def test_bfloat16_is_multiplied_or_is_an_error(jax):
     try:
         assert xla.matrix_product(64, "bfloat16", **SHORT).multiplied in ("bf16", None)
@@ -255,17 +304,61 @@ def test_a_wrong_product_is_not_timed(jax, monkeypatch):
         xla.matrix_product(20, "int8", **SHORT)
 
 
+def test_the_last_product_of_a_batch_is_checked_too(jax, monkeypatch):
+    right = jax.numpy.matmul
+    monkeypatch.setattr(jax.numpy, "matmul", lambda *a, **k: right(*a, **k).at[-1, 0, 0].add(1))
+    with pytest.raises(XlaError, match="the int8 product is wrong"):
+        xla.matrix_product(20, "int8", batch=2, **SHORT)
+
+
 @pytest.mark.parametrize(
     ("size", "precision", "text"),
     [
-        ((2, 3), "float32", r"a product of size \(2, 3\): give n, or \(m, k, n\), each 1 or more"),
+        ((2, 3), "float32", r"a product of size \(2, 3\): give n, or \(m, k, n\), each a whole number from 1"),
         (0, "float32", "a product of size 0: give n"),
+        (2.5, "float32", "a product of size 2.5: give n"),
+        (True, "float32", "a product of size True: give n"),
+        ((4, 4.0, 4), "float32", r"a product of size \(4, 4.0, 4\): give n"),
         ((1, 2**17, 1), "int8", "an int8 product with k = 131,072 may leave int32: k is at most 131,071"),
     ],
 )
 def test_sizes_that_can_t_be(jax, size, precision, text):
     with pytest.raises(XlaError, match=text):
         xla.matrix_product(size, precision, **SHORT)
+
+
+@pytest.mark.parametrize("batch", [0, -1, 2.0, True])
+def test_batches_that_can_t_be(batch):
+    with pytest.raises(XlaError, match=f"^a batch of {batch} products: give how many, a whole number from 1.$"):
+        xla.matrix_product(4, batch=batch, **SHORT)
+
+
+def test_sizes_may_be_numpy_s(jax):
+    found = xla.matrix_product(np.int64(5), batch=np.int32(2), **SHORT)
+    assert (found.shape, found.batch) == ((5, 5, 5), 2)
+    assert [type(x) for x in (*found.shape, found.batch)] == [int] * 4, "JSON holds them"
+    assert xla.matrix_product(np.array([2, 3, 4]), **SHORT).shape == (2, 3, 4)
+
+
+def test_other_sizes_that_can_t_be(jax):
+    for shape, tile in (((0, 4, 4), 128), ((4, 4.5, 4), 128), ((4, 4, 4), 0)):
+        with pytest.raises(XlaError, match=r"^padding_waste\(\(.*: give sides and a tile, whole numbers from 1"):
+            padding_waste(shape, tile)
+    for elements in (0, 2.0, -3):
+        with pytest.raises(XlaError, match=rf"^roofline\(elements={elements}\): give how many an array has, a whole"):
+            xla.roofline(elements)
+    with pytest.raises(XlaError, match=r"^roofline\(steps=\(1.5,\), peak_steps=16\): give steps"):
+        xla.roofline(8, (1.5,), 16)
+    with pytest.raises(XlaError, match="^a copy of 8.0 bytes: give a multiple of 4"):
+        xla.host_to_device(8.0)
+
+
+def test_each_product_of_a_comparison_has_its_own_time(jax, monkeypatch):
+    monkeypatch.setattr(products, "calling", lambda program, a, b: (("call", a.shape), None))
+    monkeypatch.setattr(products, "measure", lambda call, sync: call)
+    monkeypatch.setattr(products, "compare", lambda a, b, **_: (a, b))
+    one, other, found = xla.compare_products(4, (5, 6, 7))
+    assert (one.timing, other.timing) == (("call", (4, 4)), ("call", (5, 6))) == found
 
 
 def test_sizes_are_compared_with_a_control(jax):
@@ -293,6 +386,22 @@ def test_dispatch_and_a_copy(jax):
     assert xla.host_to_device(2**22, **SHORT).median_s > 0
     with pytest.raises(XlaError, match="a copy of 6 bytes: give a multiple of 4"):
         xla.host_to_device(6)
+
+
+def test_queued_operations_are_not_waited_for_one_by_one(jax, monkeypatch):
+    waited, real = [], jax.block_until_ready
+    monkeypatch.setattr(jax, "block_until_ready", lambda x: (waited.append(x), real(x))[1])
+
+    def waits(call, sync):
+        waited.clear()
+        for _ in range(3):
+            last = call()
+        of_calls = len(waited)
+        sync(last)
+        return of_calls, len(waited) - of_calls
+
+    monkeypatch.setattr(bandwidths, "measure", waits)
+    assert xla.dispatch() == {"round trip": (3, 1), "queued": (0, 1)}
 
 
 def test_an_array_taken_over_is_no_copy(jax, monkeypatch):
@@ -327,7 +436,7 @@ def test_the_command_writes_what_it_found_and_what_made_it(jax, monkeypatch, tmp
     monkeypatch.setattr(command, "QUICK_ELEMENTS", 2**12)
     monkeypatch.setattr(command, "BATCH_BYTES", 2**20)
     command.main(["--out", str(tmp_path / "new"), "--quick", "--seconds", "300"])
-    (file,) = (tmp_path / "new").glob("xla_*.json")
+    (file,) = (tmp_path / "new").glob("xla_*_quick.json")
     found = json.loads(file.read_text())
     assert found["quick"]
     assert {"dispatch", "roofline", "products", "comparisons", "host_to_device", "left_out"} <= set(found)
@@ -340,8 +449,21 @@ def test_the_command_writes_what_it_found_and_what_made_it(jax, monkeypatch, tmp
     assert {"float32", "int8"} <= measured
     for precision in set(xla.PRECISIONS) - measured:
         assert any(name.startswith(f"{precision} product") for name in found["left_out"]), "lacking, and said so"
+    sides = [256, 257, 128, 100]
+    wanted = sides[:2] * len(measured) + sides[2:] * len(measured)
+    assert [one["shape"] for one in found["products"]] == [[side] * 3 for side in wanted]
     assert len(found["comparisons"]) == len(found["products"]) / 2 == 2 * len(measured)
     assert [one["bytes"] for one in found["host_to_device"]] == [2**p for p in range(12, 23, 2)]
+
+
+def test_a_file_as_the_folder_is_refused_before_measuring(jax, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(command, "measured", lambda *_: pytest.fail("nothing is measured"))
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(SystemExit) as ended:
+        command.main(["--out", str(tmp_path / "file"), "--quick"])
+    assert ended.value.code == 2
+    says = f"--out {tmp_path / 'file'} can't be a folder (File exists): name one that is, or can be made.\n"
+    assert capsys.readouterr().err == says
 
 
 def test_a_full_run_wants_a_commit(jax, monkeypatch, capsys, tmp_path):
@@ -351,7 +473,10 @@ def test_a_full_run_wants_a_commit(jax, monkeypatch, capsys, tmp_path):
     assert "A stored result names the commit that made it, and this is unknown" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("file", sorted(data.path("results").glob("xla_*.json")), ids=lambda path: path.stem)
+STORED = sorted(path for path in data.path("results").glob("xla_*.json") if not path.stem.endswith("_quick"))
+
+
+@pytest.mark.parametrize("file", STORED, ids=lambda path: path.stem)
 def test_stored_numbers_follow_from_each_other(file):
     found = json.loads(file.read_text(encoding="utf-8"))
     assert len(found["provenance"]["commit"]) == 40

@@ -24,6 +24,7 @@ from numbers import Integral
 
 import numpy as np
 
+SUM_BYTES = 4  # of an integer sum of products of int8, or a float32 one
 DATAFLOWS = ("weight-stationary", "output-stationary")
 
 
@@ -40,7 +41,8 @@ class Array:
     dataflow: str = "weight-stationary"
 
     def __post_init__(self):
-        _whole("Array", rows=self.rows, columns=self.columns)
+        for name, value in zip(("rows", "columns"), _whole("Array", rows=self.rows, columns=self.columns), strict=True):
+            object.__setattr__(self, name, value)  # Python's own integer, which has no largest one
         if self.dataflow not in DATAFLOWS:
             raise SystolicError(f"Array(dataflow={self.dataflow!r}): choose from {', '.join(DATAFLOWS)}")
 
@@ -84,6 +86,7 @@ class Array:
         >>> round(Array(128, 128).utilization(1000, 128, 128), 3)
         0.724
         """
+        m, k, n = _whole("utilization", m=m, k=k, n=n)
         return m * k * n / (self.cells * self.cycles(m, k, n))
 
     def padding(self, m: int, k: int, n: int) -> float:
@@ -117,8 +120,8 @@ def multiply(array: Array, a: np.ndarray, b: np.ndarray) -> Run:
     (m, k), n = a.shape, b.shape[1]
     product, busy = np.zeros((m, n), a.dtype), []
     down, across, _ = array.mapped(m, k, n)
-    for i in _parts(down, array.rows):
-        for j in _parts(across, array.columns):
+    for j in _parts(across, array.columns):  # so that the sums of one fold's columns are all that wait for the next
+        for i in _parts(down, array.rows):
             if array.dataflow == "weight-stationary":
                 sums, active = _weight_stationary(array, a[:, i], b[i, j])
                 product[:, j] += sums  # the accumulators below the grid add up the folds along k
@@ -206,9 +209,10 @@ class Layer:
     inputs: int | None = None
 
     def __post_init__(self):
-        _whole(
-            "Layer", m=self.m, k=self.k, n=self.n, times=self.times, inputs=1 if self.inputs is None else self.inputs
-        )
+        given = {name: getattr(self, name) for name in ("m", "k", "n", "times", "inputs")}
+        given = {name: value for name, value in given.items() if value is not None}
+        for name, value in zip(given, _whole("Layer", **given), strict=True):
+            object.__setattr__(self, name, value)
 
     @property
     def macs(self) -> int:
@@ -243,13 +247,19 @@ def convolution(
 ) -> Layer:
     """A convolution as one product: a row for each output pixel, a column for each filter.
 
-    height, width   of the *output*; `inputs` and `outputs` are channels. It reads what its filters touch, no padding.
+    height, width   of the *output*; `inputs` and `outputs` are channels. Counted as read is each number that a filter
+                    touches, once; zeros around the image, if the output is so large that there must be some, too.
 
     >>> convolution("conv1", 112, 112, (7, 7), 3, 64, stride=2)
     Layer(name='conv1', m=12544, k=147, n=64, times=1, inputs=157323)
     """
-    touched = batch * inputs * ((height - 1) * stride + kernel[0]) * ((width - 1) * stride + kernel[1])
-    return Layer(name, batch * height * width, kernel[0] * kernel[1] * inputs, outputs, inputs=touched)
+    height, width, inputs, batch, stride = _whole(
+        "convolution", height=height, width=width, inputs=inputs, batch=batch, stride=stride
+    )
+    down, across = ((out - 1) * min(stride, edge) + edge for out, edge in zip((height, width), kernel, strict=True))
+    return Layer(
+        name, batch * height * width, kernel[0] * kernel[1] * inputs, outputs, inputs=batch * inputs * down * across
+    )
 
 
 @dataclass(frozen=True)
@@ -260,7 +270,9 @@ class Machine:
     latency_s               of one inference, all layers one after the other
     weight_buffer_bytes     two folds of weights: one that goes into the grid, one that comes from memory
     activation_buffer_bytes the largest input and output of a layer together
-    bandwidth_bytes_per_s   from memory: all weights once an inference, and the network's input and output
+    sums_buffer_bytes       partial sums, 4 bytes each, of a layer that is deeper than the grid
+    bandwidth_bytes_per_s   from memory, so that no layer waits for its weights: those of the layer that wants them
+                            fastest over its time, and the network's input and output over that of the inference
     utilization             of the cells over the inference
     """
 
@@ -269,6 +281,7 @@ class Machine:
     latency_s: float
     weight_buffer_bytes: int
     activation_buffer_bytes: int
+    sums_buffer_bytes: int
     bandwidth_bytes_per_s: float
     utilization: float
 
@@ -286,6 +299,7 @@ def least_machine(layers: Iterable[Layer], latency_s: float, clock_hz: float, el
     (100, True)
     """
     layers = list(layers)
+    (element_bytes,) = _whole("least_machine", element_bytes=element_bytes)
     if not layers or not (0 < latency_s < math.inf and 0 < clock_hz < math.inf):
         raise SystolicError(
             f"least_machine({len(layers)} layers, latency_s={latency_s}, clock_hz={clock_hz}): give at least one "
@@ -296,22 +310,24 @@ def least_machine(layers: Iterable[Layer], latency_s: float, clock_hz: float, el
     for side in sides:
         array = Array(side, side)
         cycles[side] = sum(layer.cycles(array) for layer in layers)
-        if cycles[side] <= latency_s * clock_hz:
+        if cycles[side] <= latency_s * clock_hz * (1 + 1e-9):  # as many as fit exactly do fit
             return _beside(array, layers, cycles[side], clock_hz, element_bytes)
     raise SystolicError(
-        f"no square array does it in {latency_s:g} s at {clock_hz:g} Hz: the best takes "
+        f"no square weight-stationary array does it in {latency_s:g} s at {clock_hz:g} Hz: the best takes "
         f"{min(cycles.values()) / clock_hz:.3g} s; give more time, a faster clock, or several arrays"
     )
 
 
 def _beside(array: Array, layers: list[Layer], cycles: int, clock_hz: float, element_bytes: int) -> Machine:
-    weights = sum(layer.times * layer.k * layer.n for layer in layers)
     outputs = [layer.times * layer.m * layer.n for layer in layers]
     activations = max(layer.input_elements + n for layer, n in zip(layers, outputs, strict=True))
+    sums = max(layer.m * min(layer.n, array.columns) if layer.k > array.rows else 0 for layer in layers)
     latency_s = cycles / clock_hz
+    fastest = max(layer.times * layer.k * layer.n * clock_hz / layer.cycles(array) for layer in layers)
+    ends = (layers[0].input_elements + outputs[-1]) / latency_s
     return Machine(
-        array, clock_hz, latency_s, 2 * array.cells * element_bytes, activations * element_bytes,
-        (weights + layers[0].input_elements + outputs[-1]) * element_bytes / latency_s,
+        array, clock_hz, latency_s, 2 * array.cells * element_bytes, activations * element_bytes, SUM_BYTES * sums,
+        (fastest + ends) * element_bytes,
         sum(layer.macs for layer in layers) / (array.cells * cycles),
     )  # fmt: skip
 
@@ -335,8 +351,10 @@ def _matrices(a, b) -> tuple[np.ndarray, np.ndarray]:
     a, b = np.asarray(a), np.asarray(b)
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0] or 0 in (*a.shape, *b.shape):
         raise SystolicError(f"multiply(a {a.shape}, b {b.shape}): (m, k) and (k, n) are needed, none of them 0")
-    whole = np.issubdtype(a.dtype, np.integer) and np.issubdtype(b.dtype, np.integer)
-    kind = np.int64 if whole else np.float64
+    kinds = {a.dtype.kind, b.dtype.kind}
+    if not kinds <= set("biuf") or np.uint64 in (a.dtype, b.dtype):
+        raise SystolicError(f"multiply({a.dtype}, {b.dtype}): integers of up to 63 bits or real floats are needed")
+    kind = np.int64 if "f" not in kinds else np.float64
     return a.astype(kind), b.astype(kind)
 
 

@@ -23,13 +23,12 @@ import numpy as np
 from numba import float32
 
 from hwlimits.kernels.arrays import array, matrix
-from hwlimits.kernels.cuda_device import SIMULATED, cuda, load4, store4
+from hwlimits.kernels.cuda_device import SIMULATED, WARP, check_grid_y, cuda, load4, shuffle_down, store4
 
 THREADS = 64 if SIMULATED else 256  # a block
 PER_THREAD = 32  # neighbours that a thread of the strided copy takes: 128 bytes, a cache line
 EDGE, HEIGHT = (4, 2) if SIMULATED else (32, 8)  # of a tile of the transpose, which EDGE x HEIGHT threads move
 PADDED = (EDGE, EDGE + 1)
-WARP = 32
 LOADS = 8  # of 16 bytes, for each thread of the last sum
 
 
@@ -182,6 +181,9 @@ BIAS_RELU = {"two_kernels": _two_kernels, "fused": _fused, "vector": _fused_vect
 def bias_relu(x: np.ndarray, bias: np.ndarray, stage: str = "vector") -> np.ndarray:
     """max(x + bias, 0) of float32 x (rows, columns) and bias (columns,): 8 bytes an element, fused; see `copy`.
 
+    NaN is not promised to stay: the largest of NaN and 0 is 0 on a GPU (fmaxf), and NaN in the simulator.
+    Raises ValueError, too, for more columns than the grid's second axis holds, some two millions.
+
     >>> bias_relu(np.float32([[-2, 1], [3, -4]]), np.float32([1, 2]))
     array([[0., 3.],
            [4., 0.]], dtype=float32)
@@ -189,6 +191,7 @@ def bias_relu(x: np.ndarray, bias: np.ndarray, stage: str = "vector") -> np.ndar
     x, bias = matrix(x, np.float32, "bias_relu", "x"), _flat("bias_relu", "bias", bias)
     if x.shape[1] != bias.size:
         raise ValueError(f"bias_relu: x is {x.shape} and bias has {bias.size} elements; it must have one a column")
+    check_grid_y("bias_relu", x.shape[1], "columns", WARP * (4 if stage == "vector" and x.shape[1] % 4 == 0 else 1))
     return _run("bias_relu", BIAS_RELU, stage, (x, bias), x.shape)
 
 
@@ -237,10 +240,13 @@ TRANSPOSE = {
 def transpose(a: np.ndarray, stage: str = "padded") -> np.ndarray:
     """The transpose of a float32 matrix, in memory: 8 bytes an element; see `copy`.
 
+    Raises ValueError, too, for more rows than the grid's second axis holds, some two millions.
+
     >>> transpose(np.float32([[1, 2, 3]])).shape
     (3, 1)
     """
     a = matrix(a, np.float32, "transpose", "a")
+    check_grid_y("transpose", a.shape[0], "rows", EDGE)
     return _run("transpose", TRANSPOSE, stage, (a,), a.shape[::-1])
 
 
@@ -276,31 +282,11 @@ def _sum_sequential(a, sums):
         sums[cuda.blockIdx.x] = shared[0]
 
 
-if SIMULATED:
-
-    @cuda.jit(device=True)
-    def _shuffle_down(value, step):
-        """What the simulator lacks, through shared memory: every thread of the block must come here."""
-        values = cuda.shared.array(THREADS, float32)
-        t = cuda.threadIdx.x
-        values[t] = value
-        cuda.syncthreads()
-        found = values[t + step] if t % WARP + step < WARP else value
-        cuda.syncthreads()
-        return found
-
-else:
-
-    @cuda.jit(device=True)
-    def _shuffle_down(value, step):
-        return cuda.shfl_down_sync(0xFFFFFFFF, value, step)
-
-
 @cuda.jit(device=True)
 def _warp_sum(value):
     """The sum over a warp, in its first lane."""
     for step in (16, 8, 4, 2, 1):
-        value += _shuffle_down(value, step)
+        value += shuffle_down(value, step)
     return value
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from numba import float32
 
 from hwlimits.kernels.arrays import array
-from hwlimits.kernels.cuda_device import cuda
+from hwlimits.kernels.cuda_device import check_grid_y, cuda
 
 THREADS = 256
 STAGES = ("direct", "rows")
@@ -96,8 +96,9 @@ def launch(stage: str, x, weights, bias, out, threads: int = THREADS) -> None:
 def conv2d(x: np.ndarray, weights: np.ndarray, bias: np.ndarray, stage: str = "rows") -> np.ndarray:
     """max(x * weights + bias, 0), valid: float32 arrays of the shapes above, on the GPU; copies included.
 
+    NaN is not promised to stay: the largest of NaN and 0 is 0 on a GPU (fmaxf), and NaN in the simulator.
     Raises TypeError for another dtype; ValueError for shapes that do not fit, a stage that is none, or an image
-    too large for shared memory.
+    too large for shared memory or (`direct`) for the grid's second axis.
 
     >>> conv2d(np.ones((1, 2, 2, 1), np.float32), np.ones((2, 2, 1, 1), np.float32), np.float32([0.5])).item()
     4.5
@@ -120,6 +121,9 @@ def conv2d(x: np.ndarray, weights: np.ndarray, bias: np.ndarray, stage: str = "r
         raise ValueError(
             f"conv2d: an image has {x[0].nbytes:,} bytes and shared memory {SHARED_BYTES:,}; use stage='direct'"
         )
-    out = cuda.device_array((images, height - edge + 1, width - edge + 1, filters), np.float32)
+    shape = images, height - edge + 1, width - edge + 1, filters
+    if stage == "direct":
+        check_grid_y("conv2d", int(np.prod(shape[1:])), "outputs an image", THREADS)
+    out = cuda.device_array(shape, np.float32)
     launch(stage, cuda.to_device(x), cuda.to_device(weights), cuda.to_device(bias), out)
     return out.copy_to_host()

@@ -3,16 +3,22 @@
 The simulator runs each thread of a kernel as a thread of Python: right and slow, so that a kernel can be read, run
 and tested anywhere. It says nothing about speed. NUMBA_ENABLE_CUDASIM=1 asks for it on a computer with a GPU.
 
-Beside `cuda` stand three instructions that numba has no name for; the simulator has the same ones in Python.
+Beside `cuda` stand three instructions that numba has no name for; the simulator has the same ones in Python, and a
+shuffle, which only the simulator lacks. A 16-byte load of an index that is no multiple of 4 is an error in both.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import warnings
 
 import numba
 import numpy as np
+from numba import float32
+
+WARP = 32
+GRID_Y_MOST = 65_535  # blocks along a grid's second axis (CUDA C++ Programming Guide, "Technical Specifications")
 
 
 def count() -> int:
@@ -60,19 +66,45 @@ def why_not() -> str:
     """A sentence for a reader without a GPU; empty for one with."""
     if available():
         return ""
+    if not SIMULATED:
+        cause = os.environ.get("NUMBA_ENABLE_CUDASIM")
+        cause = f"NUMBA_ENABLE_CUDASIM={cause} forbids the simulator" if cause else "numba.cuda was imported before it"
+        return (
+            f"No NVIDIA GPU here, and hwlimits.kernels can't run its kernels in numba's simulator, because {cause}: "
+            "start Python again with NUMBA_ENABLE_CUDASIM=1."
+        )
     if count():
         return "NUMBA_ENABLE_CUDASIM=1 asks for the simulator: the kernels run there, and no time is measured."
     return "No NVIDIA GPU here: the kernels run in numba's simulator, and times are those stored with the course."
 
 
+if not SIMULATED and not available():
+    warnings.warn(why_not(), RuntimeWarning, stacklevel=2)  # else the first kernel dies of a driver that is not there
+
+
+def check_grid_y(what: str, size: int, name: str, each: int) -> None:
+    """Raise ValueError if `size` of what `name` says, `each` of them a block, do not fit on a grid's second axis."""
+    if size > (most := GRID_Y_MOST * each):
+        raise ValueError(
+            f"{what}: there are {size:,} {name}, and a GPU's grid holds {GRID_Y_MOST:,} blocks of {each}, "
+            f"{most:,} {name}, along its second axis; split them into several calls"
+        )
+
+
 if SIMULATED:
+
+    def _check_aligned(what, index):
+        if index % 4:
+            raise ValueError(f"{what}: index {index} is no multiple of 4, a misaligned address on a GPU; align it to 4")
 
     def load4(array, index):
         """Four neighbours of a flat float32 array, `index` a multiple of 4: one 16-byte load."""
+        _check_aligned("load4", index)
         return array[index], array[index + 1], array[index + 2], array[index + 3]
 
     def store4(array, index, values):
         """The same the other way: one 16-byte store."""
+        _check_aligned("store4", index)
         for i in range(4):
             array[index + i] = values[i]
 
@@ -90,6 +122,17 @@ if SIMULATED:
             return x
 
         return steps
+
+    @cuda.jit(device=True)
+    def shuffle_down(value, step):
+        """`value` of the lane `step` further, through shared memory: every thread of the block must come here."""
+        values = cuda.shared.array(1024, float32)
+        t = cuda.threadIdx.x
+        values[t] = value
+        cuda.syncthreads()
+        found = values[t + step] if t % WARP + step < WARP else value
+        cuda.syncthreads()
+        return found
 
 else:
     from llvmlite import ir
@@ -158,3 +201,8 @@ else:
             return x(x, types.float32, types.float32), code
 
         return steps
+
+    @cuda.jit(device=True)
+    def shuffle_down(value, step):
+        """`value` of the lane `step` further in the same warp: one instruction (shfl.down)."""
+        return cuda.shfl_down_sync(0xFFFFFFFF, value, step)

@@ -21,12 +21,14 @@ import numpy as np
 from numba import float32, int32
 
 from hwlimits.kernels.arrays import matrix
-from hwlimits.kernels.cuda_device import SIMULATED, cuda, dp4a, load4, store4
+from hwlimits.kernels.cuda_device import SIMULATED, check_grid_y, cuda, dp4a, load4, store4
 
 TILE = 4 if SIMULATED else 32  # of shared_tiles: a block has the square of it in threads
 # Of the register stages: rows and columns of C, and depth, a block. The simulator's threads are Python's: few.
 TILES = (16, 16, 8) if SIMULATED else (128, 128, 16)
 HIGH = WIDE = 8  # rows and columns of C whose sums one thread keeps: 64 registers
+MOST_THREADS = 512  # of a block whose threads need 122 registers, as the profiler counts: 128 each, of 65,536
+INT8_DEEPEST = 2**31 // 128**2 - 1  # factors; a sum of more products of int8 may leave int32
 
 
 @cuda.jit
@@ -159,8 +161,11 @@ def tiles_fault(rows: int, columns: int, depth: int) -> str:
     if min(rows, columns, depth) < 1 or rows % HIGH or columns % WIDE or depth % 4:
         return f"{what}: rows and columns must be multiples of {HIGH}, depth of 4, all above 0"
     threads = rows * columns // (HIGH * WIDE)
-    if threads > 1024:
-        return f"{what}: they need {threads} threads, and a block has at most 1024; make rows or columns smaller"
+    if threads > MOST_THREADS:
+        return (
+            f"{what}: they need {threads} threads, which leaves each {65_536 // threads} of 65,536 registers, and 64 "
+            f"sums, 16 factors and their addresses take 122; make rows or columns smaller, for at most {MOST_THREADS}"
+        )
     if (size := 4 * depth * (rows + 4 + columns)) > 48 * 1024:
         return f"{what}: they need {size} bytes of shared memory, and a block has 49152; make depth smaller"
     for name, edge in (("A", rows), ("B", columns)):
@@ -264,7 +269,8 @@ def sgemm(a: np.ndarray, b: np.ndarray, stage: str = "vector_tiles") -> np.ndarr
 
     `vector_tiles` gives a shape that its tiles do not divide to `register_tiles`. Each element differs from the exact
     product by at most 2 k u sum_p |a_ip b_pj|, u = 2**-24, as that of `gemm.sgemm`.
-    Raises TypeError for another dtype, ValueError for shapes that do not fit or a stage that is none.
+    Raises TypeError for another dtype, ValueError for shapes that do not fit, more rows than the grid's second axis
+    holds, or a stage that is none.
 
     >>> a = np.arange(6, dtype=np.float32).reshape(2, 3)
     >>> sgemm(a, a.T, "naive")
@@ -285,13 +291,14 @@ def int8_product(a: np.ndarray, b: np.ndarray, stage: str = "dp4a") -> np.ndarra
     Both have their factors side by side along k, where dp4a wants them; zeros fill k up to a multiple of four.
     `bytes` takes the words apart and multiplies one factor at a time; `dp4a` is one instruction for four. In the
     simulator dp4a is four products of NumPy's.
-    Raises TypeError for another dtype, ValueError for shapes that do not fit, or k above 2**16.
+    Raises TypeError for another dtype, ValueError for shapes that do not fit, k above INT8_DEEPEST, or too many rows.
     """
     a, b = matrix(a, np.int8, "int8_product", "a"), matrix(b, np.int8, "int8_product", "b")
     _check("int8_product", stage, INT8_STAGES, a, b, a.shape[1] == b.shape[1])
-    if a.shape[1] > 1 << 16:
+    if a.shape[1] > INT8_DEEPEST:
         raise ValueError(
-            f"int8_product: {a.shape[1]:,} factors a sum; more than {1 << 16:,} products may not fit int32"
+            f"int8_product: {a.shape[1]:,} factors a sum; more than {INT8_DEEPEST:,} products may not fit int32: "
+            "split k and add the products in int64"
         )
     return _run(stage, words(a), np.ascontiguousarray(words(b).T), np.int32)
 
@@ -310,6 +317,7 @@ def _check(what, stage, stages, a, b, fits) -> None:
         raise ValueError(f"{what}: a is {a.shape} and b is {b.shape}; both must have the same number of factors")
     if 0 in (*a.shape, *b.shape):
         raise ValueError(f"{what}: a is {a.shape} and b is {b.shape}; a GPU starts no kernel for an empty matrix")
+    check_grid_y(what, a.shape[0], "rows", TILE if stage in ("naive", "shared_tiles") else TILES[0])
 
 
 def _run(stage, a, b, dtype) -> np.ndarray:

@@ -17,10 +17,18 @@ from pathlib import Path
 
 import numpy as np
 
-from hwlimits import devices
 from hwlimits.kernels import cuda, cuda_conv, cuda_gemm, cuda_peak
 from hwlimits.kernels.cuda_device import available, why_not
 from hwlimits.kernels.cuda_device import cuda as gpu
+from hwlimits.kernels.gpu_report import (
+    commit_of,
+    failure,
+    latency_and_bandwidth,
+    registry_link,
+    show,
+    speeds,
+    tiles_from,
+)
 from hwlimits.kernels.gpu_tools import (
     PACKAGES,
     EventClock,
@@ -32,12 +40,13 @@ from hwlimits.kernels.gpu_tools import (
     vendor_convolution,
     vendor_product,
 )
-from hwlimits.machine.provenance import DirtyTree, commit, provenance, versions
-from hwlimits.machine.timing import Timing, compare, measure
+from hwlimits.machine.provenance import DirtyTree, provenance, result_folder, versions
+from hwlimits.machine.timing import compare, measure
 
 COMMAND = "make gpu-bench"
 SWEEP = "128x128x16,128x128x8,128x128x32,128x64x16,64x128x16,64x64x16,256x128x16,128x256x16"
 INTENSITIES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+PRODUCTS, QUICK_PRODUCTS = (4096, 8192), (2048,)  # sides of matrices; all stages and tiles at the first one
 TRANSFERS = tuple(4096 * 4**i for i in range(9))  # bytes: 4 KiB to 256 MiB
 UNIT = 2.0**-24  # a float32 operation's relative error
 
@@ -45,14 +54,14 @@ UNIT = 2.0**-24  # a float32 operation's relative error
 class Bench:
     """The sections of the benchmark; each yields rows. Its sizes make it quick or long."""
 
-    def __init__(self, quick: bool, tiles: str, multiprocessors: int):
+    def __init__(self, quick: bool, tiles: list[tuple[int, int, int]], multiprocessors: int):
         self.rounds = 5 if quick else 15
         self.elements = 1 << (24 if quick else 26)  # 64 MiB or 256 MiB an array
-        self.products_sizes = (2048,) if quick else (4096, 8192)  # all stages at the first one
+        self.products_sizes = QUICK_PRODUCTS if quick else PRODUCTS
         self.images = 1024 if quick else 8192
         self.transfer_sizes = TRANSFERS[: 6 if quick else None]
         self.peak_threads, self.peak_steps = multiprocessors * 16 * cuda_peak.THREADS, 512
-        self.tiles = [tuple(map(int, choice.split("x"))) for choice in tiles.split(",") if choice]
+        self.tiles = tiles
         self.clock = EventClock()
         self.random = np.random.default_rng(0)
 
@@ -72,7 +81,7 @@ class Bench:
             row |= {"baseline": name, "baseline_s": found.a.median_s, "share": found.ratio * scale}
             row |= {"share_low": found.low * scale, "share_high": found.high * scale, "aa_ratio": found.aa_ratio}
             row |= {"void": found.void, "noisy": found.a.noisy or found.b.noisy}
-        return row | _speeds(timing, bytes_, flops) | {"error_of_bound": error}
+        return row | speeds(timing, bytes_, flops) | {"error_of_bound": error}
 
     def memory(self) -> Iterator[dict]:
         """Copy, triad, sum: flat arrays."""
@@ -149,13 +158,13 @@ class Bench:
         for stage, tiles in choices:
             out = poisoned((n, n))
             run = lambda s=stage, t=tiles, y=out: cuda_gemm.launch(s, a_, b_, y, t)  # noqa: E731
-            run()
+            more = {"tiles": list(tiles)} if stage in ("register_tiles", "vector_tiles") else {}
             try:
+                run()
                 error = check(f"product {stage} {tiles}", out.copy_to_host()[rows], exact, bound)
-            except ArithmeticError as wrong:
-                yield failure("product", stage, wrong)
+            except Exception as wrong:  # of the compiler, the driver, or the check: the other tiles are worth having
+                yield failure("product", stage, wrong, **more)
                 continue
-            more = {"tiles": list(tiles)} if stage in cuda_gemm.STAGES[2:] else {}
             yield self.row("product", stage, n, run, bytes_=12 * n * n, flops=flops, beside=beside, error=error, **more)
 
     def int8(self) -> Iterator[dict]:
@@ -237,7 +246,7 @@ class Bench:
         run = cuda_peak.empty[1, 1]
         yield self.row("launch", "one after the other", 1, run)
         timing = measure(lambda: (run(), gpu.synchronize()), repeats=3 * self.rounds)
-        yield {"kernel": "launch", "stage": "waited for", "size": 1, "bytes": 0, "flops": 0} | _speeds(timing, 0, 0)
+        yield {"kernel": "launch", "stage": "waited for", "size": 1, "bytes": 0, "flops": 0} | speeds(timing, 0, 0)
 
     def transfers(self) -> Iterator[dict]:
         """Copies between host and device, as numba starts them: page-locked ('pinned') memory and other."""
@@ -255,61 +264,16 @@ class Bench:
                 yield self.row("device_to_host", memory, nbytes, to_host, bytes_=nbytes)
 
 
+def _pageable(nbytes: int) -> np.ndarray:
+    return np.empty(nbytes, np.uint8)
+
+
 SECTIONS: dict[str, Callable[[Bench], Iterator[dict]]] = {
     name: getattr(Bench, name)
     for name in (
         "memory", "matrices", "products", "sweep", "int8", "convolutions", "roofline", "launches", "transfers",
     )
 }  # fmt: skip
-
-
-def failure(kernel: str, stage: str, error: Exception) -> dict:
-    """What stands in for the row of a stage whose result is wrong: it is not timed, and the others are."""
-    return {"kernel": kernel, "stage": stage, "failed": str(error)}
-
-
-def _pageable(nbytes: int) -> np.ndarray:
-    return np.empty(nbytes, np.uint8)
-
-
-def _speeds(timing: Timing, bytes_: int, flops: int) -> dict:
-    t = timing.median_s
-    speeds = {"bytes_per_s": bytes_ / t if bytes_ else None, "flops_per_s": flops / t if flops else None}
-    return {"median_s": t, "iqr_s": timing.iqr_s, "n": len(timing.samples_s), "loops": timing.loops, **speeds}
-
-
-def latency_and_bandwidth(rows: list[dict]) -> dict:
-    """Latency (s) and bandwidth (bytes/s) that fit times of transfers: t = latency + bytes / bandwidth.
-
-    Least squares of relative errors: small and large transfers count alike.
-
-    >>> fit = latency_and_bandwidth([{"bytes": n, "median_s": 1e-5 + n / 2e10} for n in (1000, 10**6, 10**9)])
-    >>> f"{fit['latency_s']:.2e} {fit['bytes_per_s']:.2e}"
-    '1.00e-05 2.00e+10'
-    """
-    sizes, times = (np.array([row[name] for row in rows], float) for name in ("bytes", "median_s"))
-    system = np.stack([1 / times, sizes / times], axis=1)
-    (latency, slope), *_ = np.linalg.lstsq(system, np.ones(len(rows)), rcond=None)
-    return {"latency_s": float(latency), "bytes_per_s": float(1 / slope)}
-
-
-def registry_link(said: dict[str, str]) -> dict | None:
-    """The registry's link of the generation and width that nvidia-smi tells; None if it tells none that is there."""
-    name = f"pcie-{said.get('pcie.link.gen.max')}-x{said.get('pcie.link.width.max')}"
-    try:
-        found = devices.link(name)
-    except devices.DeviceError:
-        return None
-    return {"name": name, "bytes_per_s": found.bytes_per_s}
-
-
-def show(row: dict) -> str:
-    """A row in a line."""
-    speed = f"{row['bytes_per_s'] / 1e9:9.1f} GB/s" if row["bytes_per_s"] else " " * 14
-    speed += f" {row['flops_per_s'] / 1e12:8.2f} TFLOP/s" if row["flops_per_s"] else " " * 17
-    share = f" {row['share']:6.3f} of {row['baseline']} (A/A {row['aa_ratio']:.3f})" if "share" in row else ""
-    tiles = "x".join(map(str, row.get("tiles", ())))
-    return f"{row['kernel']:15} {row['stage']:20} {row['size']!s:20} {tiles:11} {row['median_s']:.3e} s {speed}{share}"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -323,25 +287,29 @@ def main(arguments: list[str] | None = None) -> int:
     wanted = options.only.split(",") if options.only else list(SECTIONS)
     if unknown := [name for name in wanted if name not in SECTIONS]:
         parser.error(f"there is no section {unknown[0]!r}; choose from {','.join(SECTIONS)}")
-    for choice in filter(None, options.tiles.split(",")):
-        sizes = choice.split("x")
-        if len(sizes) != 3 or not all(size.isdecimal() for size in sizes):
-            parser.error(f"tiles {choice!r} are not rows x columns x depth, as in 128x128x16")
-        if fault := cuda_gemm.tiles_fault(*map(int, sizes)):
-            parser.error(fault)
+    try:
+        tiles = tiles_from(options.tiles, (QUICK_PRODUCTS if options.quick else PRODUCTS)[0])
+    except ValueError as fault:
+        parser.error(str(fault))
     if not available():
         print(f"{COMMAND} measures a GPU. {why_not()}", file=sys.stderr)
         return 2
-    made_by = commit_of(options.commit)
+    try:
+        made_by = commit_of(options.commit)
+        result_folder(options.out)  # before minutes of work
+    except (DirtyTree, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
     warnings.filterwarnings("ignore", ".*under-utilization.*")  # of launches that are meant to be small
     device = describe()
     print(f"{device['name']}, compute capability {device['compute_capability']}, {device['nvidia_smi']}", flush=True)
-    bench, rows, failures = Bench(options.quick, options.tiles, device["multiprocessors"]), [], []
+    bench, rows, failures = Bench(options.quick, tiles, device["multiprocessors"]), [], []
     for name in wanted:
         try:
             for row in SECTIONS[name](bench):
                 if "failed" in row:
-                    failures.append({"section": name, "stage": row["stage"], "error": row["failed"]})
+                    told = {key: row[key] for key in ("stage", "tiles") if key in row}
+                    failures.append({"section": name, **told, "error": row["failed"]})
                     print(f"{name} {row['stage']} FAILED: {row['failed']}", flush=True)
                     continue
                 rows.append({"section": name, **row})
@@ -358,27 +326,10 @@ def main(arguments: list[str] | None = None) -> int:
         if len(some := [row for row in rows if (row["kernel"], row["stage"]) == (kernel, memory)]) > 1
     ]
     result["link"] = registry_link(device["nvidia_smi"])
-    options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / f"gpu_{slug(device['name'])}{'_quick' if options.quick else ''}.json"
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(f"{len(rows)} rows in {path}; {len(failures)} failures")
     return 1 if failures else 0
-
-
-def commit_of(given: str | None) -> dict[str, str]:
-    """The commit of this code for the provenance: the checkout's, or `given` where the checkout does not tell one.
-
-    What the checkout says instead is kept beside it. Raises DirtyTree if nobody tells a commit, or both another one.
-    """
-    here = commit()
-    if len(here) == 40 and given in (None, here):
-        return {"commit": here}
-    if len(here) != 40 and given and len(given) == 40:
-        return {"commit": given, "checkout": here}
-    raise DirtyTree(
-        f"A stored result names the commit that made it, and this is {here}, with --commit {given}: commit the changes "
-        "first, or, outside a checkout, give its 40 digits with --commit."
-    )
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import argparse
 import csv
 import io
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -35,6 +36,8 @@ METRICS = {
     "dram__bytes_write.sum": "dram_write_bytes",
     "gpu__time_duration.sum": "time_ns",
 }
+MODULE = "hwlimits.kernels.gpu_counters"
+SEPARATOR = "empty"  # the kernel before each stage
 SIDE, PRODUCT = 4096, 1024
 
 
@@ -75,28 +78,61 @@ def run() -> None:
         call()
 
 
-def read(text: str, names: Sequence[tuple[str, str]], separator: str = "empty") -> list[dict]:
+def read(text: str, names: Sequence[tuple[str, str]], separator: str = SEPARATOR) -> list[dict]:
     """Rows of counters, one for each stage: ncu's CSV (a line for each launch and metric), launches of a stage added.
 
-    Occupancy and registers are those of the stage's longest launch. Raises ValueError if there are not as many stages.
+    Occupancy and registers are those of the stage's longest launch. Raises ValueError for a text that is no whole
+    profile of `--run`: no header, a counter that is missing or no number, a launch before the first empty kernel, a
+    stage without a launch, or another number of stages.
     """
-    lines = text[text.index('"ID"') :]
+    if (start := text.find('"ID"')) < 0:
+        raise ValueError(
+            'the profile has no header, a line that starts with "ID"; give what `ncu --csv` printed, whole'
+        )
     launches: dict[int, dict] = {}
-    for line in csv.DictReader(io.StringIO(lines)):
-        launch = launches.setdefault(int(line["ID"]), {"function": line["Kernel Name"]})
-        value = float(line["Metric Value"].replace(",", ""))
-        launch[METRICS[line["Metric Name"]]] = value * UNITS.get(line["Metric Unit"], 1)
+    for line in csv.DictReader(io.StringIO(text[start:])):
+        if missing := [name for name in COLUMNS if line.get(name) is None]:
+            raise ValueError(f"a line of the profile has no {missing[0]!r}; give what `ncu --csv` printed, whole")
+        if line["Metric Name"] in METRICS:
+            launch = launches.setdefault(int(line["ID"]), {"function": line["Kernel Name"]})
+            launch[METRICS[line["Metric Name"]]] = _number(line)
     groups: list[list[dict]] = []
-    for _, launch in sorted(launches.items()):
+    for number, launch in sorted(launches.items()):
         if separator in launch["function"]:
             groups.append([])
-        else:
-            groups[-1].append(launch)
+            continue
+        if not groups:
+            raise ValueError(
+                f"launch {number} of the profile, {launch['function']!r}, comes before the first {separator!r}, which "
+                "starts a stage; profile the whole of --run"
+            )
+        if missing := [metric for metric, name in METRICS.items() if name not in launch]:
+            raise ValueError(
+                f"launch {number} of the profile, {launch['function']!r}, has no {missing[0]}; profile with all METRICS"
+            )
+        groups[-1].append(launch)
     if len(groups) != len(names):
         raise ValueError(f"the profile has {len(groups)} stages, and {len(names)} were run")
+    for (kernel, stage), group in zip(names, groups, strict=True):
+        if not group:
+            raise ValueError(f"stage {stage!r} of {kernel!r} has no launch in the profile; profile the whole of --run")
     return [_row(kernel, stage, group) for (kernel, stage), group in zip(names, groups, strict=True)]
 
 
+def _number(line: dict) -> float:
+    try:
+        value = float(line["Metric Value"].replace(",", ""))
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(
+            f"{line['Metric Name']} of launch {line['ID']} of the profile, {line['Kernel Name']!r}, is "
+            f"{line['Metric Value']!r}, which is no number; this GPU may lack the counter, or not let it be read"
+        )
+    return value * UNITS.get(line["Metric Unit"], 1)
+
+
+COLUMNS = ("ID", "Kernel Name", "Metric Name", "Metric Unit", "Metric Value")
 UNITS = {"Kbyte": 1e3, "Mbyte": 1e6, "Gbyte": 1e9, "us": 1e3, "usecond": 1e3, "ms": 1e6, "msecond": 1e6}
 
 
@@ -112,34 +148,59 @@ def _row(kernel: str, stage: str, launches: list[dict]) -> dict:
     return row
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    from hwlimits.kernels import gpu_tools
-    from hwlimits.machine.provenance import commit, provenance
+def profiled() -> str:
+    """What ncu prints of `--run`, in CSV. Raises RuntimeError, with ncu's own words, if it fails or is not there."""
+    if shutil.which("ncu") is None:
+        raise RuntimeError(
+            "there is no `ncu` on the path: install Nsight Compute, which comes with NVIDIA's CUDA toolkit"
+        )
+    command = ["ncu", "--csv", "--metrics", ",".join(METRICS), sys.executable, "-m", MODULE, "--run"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    said = [line.strip() for line in (done.stderr + done.stdout).splitlines() if line.strip()]
+    errors = [line for line in said if line.startswith("==ERROR==")]
+    if done.returncode or errors:
+        told = " ".join(errors or said[-1:]) or "nothing"
+        raise RuntimeError(f"ncu ended with status {done.returncode} and said: {told}")
+    return done.stdout
 
-    parser = argparse.ArgumentParser(prog="python -m hwlimits.kernels.gpu_counters", description=__doc__.split("\n")[0])
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    from hwlimits.kernels import gpu_report, gpu_tools
+    from hwlimits.kernels.cuda_device import available, why_not
+    from hwlimits.machine.provenance import provenance, result_folder
+
+    parser = argparse.ArgumentParser(prog=f"python -m {MODULE}", description=__doc__.split("\n")[0])
     parser.add_argument("--run", action="store_true", help="run each stage once: what is profiled")
     parser.add_argument("--csv", type=Path, help="a profile that is there already, in ncu's CSV")
     parser.add_argument("--device", help="with --csv: the GPU's name")
     parser.add_argument("--out", type=Path, default=Path("data/results"))
     parser.add_argument("--commit", help="the commit of this code, where there is no checkout")
     options = parser.parse_args(arguments)
+    if bool(options.csv) != bool(options.device):
+        parser.error(
+            "--csv PROFILE and --device NAME, that of the GPU that was profiled, go together: give both or none"
+        )
+    if not options.csv and not available():
+        print(f"python -m {MODULE} profiles a GPU. {why_not()}", file=sys.stderr)
+        return 2
     if options.run:
         run()
-        return
-    names = [(kernel, stage) for kernel, stage, _ in stages()]
-    if options.csv:
-        text, device = options.csv.read_text(encoding="utf-8"), options.device
-    else:
-        if shutil.which("ncu") is None:
-            raise SystemExit("there is no `ncu` on the path: Nsight Compute comes with NVIDIA's CUDA toolkit")
-        command = ["ncu", "--csv", "--metrics", ",".join(METRICS), sys.executable, "-m", __spec__.name, "--run"]
-        text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        device = gpu_tools.describe()["name"]
-    made_by = provenance("python -m hwlimits.kernels.gpu_counters") | {"commit": options.commit or commit()}
-    found = {"provenance": made_by, "device": device, "rows": read(text, names)}
-    name = gpu_tools.slug(device)
-    (options.out / f"gpu_{name}_counters.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        return 0
+    try:
+        made_by = provenance(f"python -m {MODULE}") | gpu_report.commit_of(options.commit)
+        result_folder(options.out)  # before minutes of work
+        text = options.csv.read_text(encoding="utf-8") if options.csv else profiled()
+        device = options.device or gpu_tools.describe()["name"]
+        rows = read(text, [(kernel, stage) for kernel, stage, _ in stages()])
+    except (RuntimeError, OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    found = {"provenance": made_by, "device": device, "rows": rows}
+    path = options.out / f"gpu_{gpu_tools.slug(device)}_counters.json"
+    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    print(f"{len(rows)} rows in {path}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -52,6 +52,15 @@ def require_clean_commit() -> None:
         )
 
 
+def result_folder(path: Path) -> Path:
+    """The folder of a result, made if it is not there: before anything is measured. Raises OSError if it can't be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"--out {path} can't be a folder ({error.strerror}): name one that is, or can be made.") from None
+    return path
+
+
 def store_table(table: Path, columns: Iterable[str], rows: Iterable[dict], made_by: dict) -> None:
     """Write a table of results, and beside it, as .json, the record of what made it.
 

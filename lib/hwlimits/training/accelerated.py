@@ -16,16 +16,18 @@ bytes, variables stay float32, and for float16 the loss is scaled so that small 
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 
 from hwlimits.machine import timing
 from hwlimits.training import networks
-from hwlimits.training.in_force import AcceleratedError, check
+from hwlimits.training.in_force import AcceleratedError, check, output_layer
 from hwlimits.training.keras import keras, tf
 from hwlimits.training.step_graph import batch_specs, made_up
 
@@ -169,14 +171,15 @@ def training_step(
 ) -> Step:
     """A training step of a network at a batch in a precision, with or without XLA; checked to be just that.
 
-    network     a name of `networks.NAMES`, or a function that builds a model for class numbers as labels
+    network     a name of `networks.NAMES`, or a function that builds a model for class numbers as labels, its one
+                output the classes' probabilities; its weights are kept, and it is not trained itself
     precision   float32         products in float32, TensorFloat-32 off
                 tf32            as float32, but a GPU rounds what it multiplies to 11 significant bits; TensorFlow's
                                 default where a GPU has it (compute capability 8.0 and up), an error elsewhere
                 mixed_float16, mixed_bfloat16   Keras' policies of that name; the output layer stays float32
 
-    The first weights depend on `seed` alone, and the optimizer, if one is given, is used up. Keras' global policy is
-    left as it was, whatever happens.
+    The first weights depend on `seed` alone, and the optimizer, if one is given, is used up. Keras' global policy, and
+    the random numbers of Python and NumPy, are left as they were, whatever happens; TensorFlow's seed is set.
     Raises AcceleratedError for a precision or batch that can't be, and where the step is not as asked.
 
     >>> step = training_step("lenet", 4, "mixed_bfloat16")
@@ -185,21 +188,21 @@ def training_step(
     """
     if precision not in PRECISIONS:
         raise AcceleratedError(f"training_step(precision={precision!r}): choose one of {', '.join(PRECISIONS)}")
-    if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
+    if isinstance(batch, bool) or not isinstance(batch, Integral) or batch < 1:
         raise AcceleratedError(f"training_step(batch={batch!r}): must be a whole number, at least 1")
     if precision == "tf32" and not _has_tf32():
         raise AcceleratedError(
             "training_step(precision='tf32'): only NVIDIA GPUs of compute capability 8.0 and up multiply in "
             f"TensorFloat-32, and TensorFlow finds {', '.join(gpus()) or 'no GPU'} here; take 'float32'"
         )
-    with _policy(precision if precision.startswith("mixed") else "float32"):
-        keras.utils.set_random_seed(seed)
+    with _policy(precision if precision.startswith("mixed") else "float32"), _seeded(seed):
         built = networks.build(network) if isinstance(network, str) else network()
         model = _with_float32_output(built)
         chosen = keras.optimizers.get(optimizer)
-        chosen.jit_compile = False  # else Keras compiles its update with XLA unasked, where there is a GPU
+        for each in (chosen, getattr(chosen, "inner_optimizer", chosen)):  # what scales the loss has one within
+            each.jit_compile = False  # else Keras compiles its update with XLA unasked, where there is a GPU
         model.compile(chosen, "sparse_categorical_crossentropy")
-        return Step(model, network if isinstance(network, str) else model.name, batch, precision, xla)
+        return Step(model, network if isinstance(network, str) else model.name, int(batch), precision, xla)
 
 
 def wait(result) -> np.ndarray:
@@ -213,14 +216,33 @@ def compare(a: Step, b: Step, *, rounds: int = 20) -> timing.Comparison:
 
 
 def _with_float32_output(model: keras.Model) -> keras.Model:
-    """The model anew, its last layer in float32: a softmax in two bytes loses what the loss is about."""
-    last = model.layers[-1]
+    """The model anew, its last layer in float32: a softmax in two bytes loses what the loss is about.
+
+    The weights are those of the model given. Raises AcceleratedError for a model without an output layer or weights.
+    """
+    last = output_layer(model)
+    if not model.trainable_variables:
+        raise AcceleratedError(f"training_step({model.name!r}): the model has no weights to train")
 
     def again(layer):
         config = layer.get_config()
         return type(layer).from_config(config | {"dtype": "float32"} if layer is last else config)
 
-    return keras.models.clone_model(model, clone_function=again)
+    anew = keras.models.clone_model(model, clone_function=again)
+    anew.set_weights(model.get_weights())
+    return anew
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Everything that a builder may draw from begins at `seed`; Python's and NumPy's numbers go on as before, after."""
+    python, numpy = random.getstate(), np.random.get_state()
+    keras.utils.set_random_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
 
 
 @contextmanager

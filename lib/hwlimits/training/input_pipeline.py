@@ -42,6 +42,25 @@ class PipelineError(ValueError):
     """A pipeline that can't be built as asked, or that lost or repeated an image; the text says which."""
 
 
+def _check_counts(asked: str, **counts: int) -> None:
+    for name, value in counts.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise PipelineError(f"{asked}({name}={value!r}): must be a whole number, at least 1")
+
+
+def _check_variant(variant: str) -> None:
+    if variant not in VARIANTS:
+        raise PipelineError(f"input pipeline {variant!r} is not one of {', '.join(VARIANTS)}")
+
+
+def _names(asked: str, files: Iterable[Path]) -> list[str]:
+    """The files' names, as TensorFlow takes them; `files` may be a generator, which gives them once."""
+    names = [str(file) for file in files]
+    if not names:
+        raise PipelineError(f"{asked}(files=[]): there is nothing to read; give at least one file of `write_shards`")
+    return names
+
+
 def write_shards(folder: str | Path, *, images: int = 512, shards: int = 4, enlarge: int = 16) -> list[Path]:
     """Write images of MNIST's sample as PNG into TFRecord files, and return these.
 
@@ -50,9 +69,7 @@ def write_shards(folder: str | Path, *, images: int = 512, shards: int = 4, enla
 
     Raises PipelineError for numbers that are not whole and above 0, and for more images than there are.
     """
-    for name, value in {"images": images, "shards": shards, "enlarge": enlarge}.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise PipelineError(f"write_shards({name}={value!r}): must be a whole number, at least 1")
+    _check_counts("write_shards", images=images, shards=shards, enlarge=enlarge)
     sample = mnist.load("mnist-5k")
     if not shards <= images <= len(sample.x_train):
         raise PipelineError(
@@ -126,14 +143,11 @@ def dataset(files: Iterable[Path], variant: str, *, cores: int, batch: int = 64)
     interleave    `cores` files are read and decoded at a time; one thread augments
     cache         decoded in parallel and kept in memory; later epochs only augment, in one thread
 
-    Raises PipelineError for another variant, or for `cores` or `batch` below 1.
+    Raises PipelineError for another variant, for no files, or for `cores` or `batch` below 1.
     """
-    names = [str(file) for file in files]
-    if variant not in VARIANTS:
-        raise PipelineError(f"input pipeline {variant!r} is not one of {', '.join(VARIANTS)}")
-    for name, value in {"cores": cores, "batch": batch}.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise PipelineError(f"dataset({name}={value!r}): must be a whole number, at least 1")
+    names = _names("dataset", files)
+    _check_variant(variant)
+    _check_counts("dataset", cores=cores, batch=batch)
     if variant == "interleave":
         found = tf.data.Dataset.from_tensor_slices(names).interleave(
             lambda name: tf.data.TFRecordDataset(name).map(decode),
@@ -166,6 +180,7 @@ def predict(variant: str, alone: Mapping[str, Stage], cores: int) -> Pipeline:
 
     alone   what `stages` measured. The pipeline of later epochs is `.cached("decode")` of this one.
     """
+    _check_variant(variant)
     read, unpack, change, collect, train = (alone[name] for name in STAGES)
     sections = {
         "sequential": [Section([read, unpack, change, collect, train])],
@@ -174,8 +189,6 @@ def predict(variant: str, alone: Mapping[str, Stage], cores: int) -> Pipeline:
         "interleave": [Section([read, unpack], cores), Section([change, collect]), Section([train])],
         "cache": [Section([read]), Section([unpack], cores), Section([change, collect]), Section([train])],
     }
-    if variant not in sections:
-        raise PipelineError(f"input pipeline {variant!r} is not one of {', '.join(VARIANTS)}")
     return Pipeline(sections[variant], cores)
 
 
@@ -184,8 +197,12 @@ def stages(files: Iterable[Path], consumer: Callable, *, batch: int = 64, repeat
 
     A stage is run between memory and batches; what that takes without the stage is taken away. One
     thread does it; the training step uses as many as TensorFlow has.
+
+    Raises PipelineError for no files, or for `batch` or `repeats` below 1.
     """
-    records = list(tf.data.TFRecordDataset([str(file) for file in files]).as_numpy_iterator())
+    names = _names("stages", files)
+    _check_counts("stages", batch=batch, repeats=repeats)
+    records = list(tf.data.TFRecordDataset(names).as_numpy_iterator())
     decoded = _columns(tf.data.Dataset.from_tensor_slices(records).map(decode))
     memory = {
         "records": tf.data.Dataset.from_tensor_slices(records),
@@ -198,7 +215,7 @@ def stages(files: Iterable[Path], consumer: Callable, *, batch: int = 64, repeat
 
     empty = {name: drained(source) for name, source in memory.items()}
     times = {
-        "read": (drained(tf.data.TFRecordDataset([str(file) for file in files])), empty["records"]),
+        "read": (drained(tf.data.TFRecordDataset(names)), empty["records"]),
         "decode": (drained(memory["records"].map(decode)), empty["images"]),
         "augment": (drained(memory["images"].map(augment)), empty["images"]),
         "batch": (empty["images"], (0.0, 0.0)),
@@ -320,12 +337,15 @@ def starvation(
 
     consumer   a TrainingStep of a model on the accelerator, or Wait(step_s) for one that was measured elsewhere
 
-    With "cache" it is that of later epochs. Raises PipelineError as `measure` does, and unless the images are a whole
-    number of batches: a step on fewer images takes another time.
+    With "cache" it is that of later epochs. Raises PipelineError as `measure` does, before anything is measured where
+    it can be told then, and unless the images are a whole number of batches: a step on fewer takes another time.
     """
     files = list(files)
-    images = sum(1 for _ in tf.data.TFRecordDataset([str(file) for file in files]))
-    if images % batch:
+    names = _names("starvation", files)
+    _check_variant(variant)
+    _check_counts("starvation", cores=cores, batch=batch, repeats=repeats)
+    images = sum(1 for _ in tf.data.TFRecordDataset(names))
+    if not images or images % batch:
         raise PipelineError(
             f"starvation(batch={batch}): the files' {images} images are no whole number of batches; take a batch that "
             "divides them"

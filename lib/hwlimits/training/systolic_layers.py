@@ -32,7 +32,8 @@ def layers(model: keras.Model, batch: int = 1) -> list[Layer]:
 
     A convolution in groups, or one channel at a time, is as many products.
 
-    Raises SystolicError for a layer that multiplies in another way, and for one that is called more than once.
+    Raises SystolicError for a layer that multiplies in another way, for one that is called more than once, for an image
+    of open size, and for a model without products.
 
     >>> from hwlimits.training.models import article_cnn
     >>> [(layer.m, layer.k, layer.n) for layer in layers(article_cnn())]
@@ -40,17 +41,36 @@ def layers(model: keras.Model, batch: int = 1) -> list[Layer]:
     """
     found = []
     for layer in model._flatten_layers(include_self=False):
-        if isinstance(layer, keras.Model) or not layer.weights or isinstance(layer, _NO_PRODUCTS):
+        if len(layer.inbound_nodes) > 1 and layer.weights:
+            raise SystolicError(f"layers({model.name!r}): {layer.name} is called more than once; build it twice")
+        if _without_products(layer):
             continue
         if type(layer) not in _PRODUCTS:
             raise SystolicError(
                 f"layers({model.name!r}): {layer.name} is a {type(layer).__name__}, which is not counted as products; "
                 f"these are: {', '.join(kind.__name__ for kind in _PRODUCTS)}"
             )
-        if len(layer.inbound_nodes) > 1:
-            raise SystolicError(f"layers({model.name!r}): {layer.name} is called more than once; build it twice")
+        if getattr(layer, "data_format", "channels_last") != "channels_last":
+            raise SystolicError(
+                f"layers({model.name!r}): {layer.name} has its channels first; build it with "
+                "data_format='channels_last'"
+            )
+        if None in layer.input_shape[1:]:
+            raise SystolicError(
+                f"layers({model.name!r}): {layer.name} has an input of open size, {layer.input_shape[1:]}; build the "
+                "model with the size of its images"
+            )
         found.append(_PRODUCTS[type(layer)](layer, batch))
+    if not found:
+        raise SystolicError(f"layers({model.name!r}): it has no convolution and no dense layer")
     return found
+
+
+def _without_products(layer) -> bool:
+    operation = getattr(layer, "function", None)  # of a layer that Keras makes of an operation of TensorFlow
+    if "matmul" in getattr(operation, "__name__", "") or "einsum" in getattr(operation, "__name__", ""):
+        return False
+    return isinstance(layer, (keras.Model, *_NO_PRODUCTS)) or not (layer.weights or isinstance(layer, _MORE_PRODUCTS))
 
 
 def _convolution(layer, batch: int) -> Layer:
@@ -78,7 +98,11 @@ _PRODUCTS = {
     keras.layers.DepthwiseConv2D: _depthwise,
     keras.layers.Dense: _dense,
 }
-_NO_PRODUCTS = (keras.layers.BatchNormalization, keras.layers.LayerNormalization, keras.layers.PReLU)
+_NO_PRODUCTS = (
+    keras.layers.BatchNormalization, keras.layers.LayerNormalization, keras.layers.Normalization, keras.layers.PReLU,
+    keras.layers.GroupNormalization, keras.layers.Embedding,
+)  # fmt: skip
+_MORE_PRODUCTS = (keras.layers.Dot, keras.layers.Attention, keras.layers.AdditiveAttention)  # without weights
 
 
 def scalesim_counts(array: Array, m: int, k: int, n: int) -> tuple[int, float]:
@@ -117,8 +141,9 @@ def row(network: str, batch: int, layer: Layer, array: Array) -> dict:
     return {
         "network": network, "batch": batch, "layer": layer.name, "m": m, "k": k, "n": n,
         "rows": array.rows, "columns": array.columns, "dataflow": array.dataflow,
-        "cycles": array.cycles(m, k, n), "counted_cycles": run.cycles, "scalesim_cycles": theirs,
-        "draining_cycles": array.folds(m, k, n) * array.rows if drains else 0,
+        "cycles": layer.cycles(array), "counted_cycles": layer.times * run.cycles,
+        "scalesim_cycles": layer.times * theirs,
+        "draining_cycles": layer.times * array.folds(m, k, n) * array.rows if drains else 0,
         "utilization": array.utilization(m, k, n), "padding": array.padding(m, k, n), "scalesim_padding": empty,
     }  # fmt: skip
 

@@ -14,7 +14,14 @@ from typing import Any
 import numpy as np
 
 from hwlimits import xla
-from hwlimits.machine.provenance import PACKAGES, machine, provenance, require_clean_commit, versions
+from hwlimits.machine.provenance import (
+    PACKAGES,
+    machine,
+    provenance,
+    require_clean_commit,
+    result_folder,
+    versions,
+)
 from hwlimits.machine.timing import Comparison, Timing, measure
 from hwlimits.units import quantity, seconds
 from hwlimits.xla.bandwidths import FLOAT_BYTES
@@ -161,14 +168,17 @@ def _batch(side: int, precision: str, most_bytes: int) -> int:
     return max(1, most_bytes // (ITEM_BYTES[precision] * side**2))
 
 
-def file_name(device: dict, cpu: str) -> str:
+def file_name(device: dict, cpu: str, quick: bool = False) -> str:
     """Name of the result: xla_<platform>_<device>.json; a CPU, which JAX calls 'cpu', by the system's name of it.
+
+    A quick result has '_quick' behind its name: it does not take the place of a full one.
 
     >>> file_name({"platform": "gpu", "kind": "NVIDIA H100 80GB HBM3"}, "")
     'xla_gpu_nvidia-h100-80gb-hbm3.json'
     """
     kind = cpu if device["platform"] == "cpu" else device["kind"]
-    return f"xla_{device['platform']}_{re.sub(r'[^a-z0-9]+', '-', kind.lower()).strip('-')}.json"
+    kind = re.sub(r"[^a-z0-9]+", "-", kind.lower()).strip("-")
+    return f"xla_{device['platform']}_{kind}{'_quick' if quick else ''}.json"
 
 
 def made_by(command: str, commit: str | None, device: dict) -> dict:
@@ -192,12 +202,22 @@ def _command(given: argparse.Namespace) -> str:
     return f"python -m hwlimits.xla {' '.join(options)}" if options else "make xla-bench"
 
 
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds; give one, as 600") from None
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"{text} s leave no time to measure anything; give more than 0")
+    return value
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m hwlimits.xla", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the result")
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that it runs")
     parser.add_argument(
-        "--seconds", type=float, default=BUDGET_S, help="start nothing after so long (default: %(default)s)"
+        "--seconds", type=_seconds, default=BUDGET_S, help="start nothing after so long (default: %(default)s)"
     )
     parser.add_argument("--commit", help="the commit that runs, where there is no git to ask")
     given = parser.parse_args(arguments)
@@ -206,12 +226,12 @@ def main(arguments: list[str] | None = None) -> None:
         record = made_by(_command(given), given.commit, device)
         if given.commit is None and not given.quick:
             require_clean_commit()
-    except (xla.XlaError, RuntimeError) as error:
+        result_folder(given.out)  # before minutes of work
+    except (RuntimeError, OSError) as error:
         parser.exit(2, f"{error}\n")
     print(f"{device['kind']}, {device['platform_version'].splitlines()[0]}", flush=True)
     found = measured(given.quick, given.seconds)
-    given.out.mkdir(parents=True, exist_ok=True)
-    target = given.out / file_name(device, machine()["cpu"])
+    target = given.out / file_name(device, machine()["cpu"], given.quick)
     result = {"provenance": record, "quick": given.quick} | found
     target.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(f"wrote {target}")

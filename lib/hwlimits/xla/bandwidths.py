@@ -10,7 +10,7 @@ import numpy as np
 from hwlimits.machine.timing import Timing, measure
 from hwlimits.roofline import Roofline
 from hwlimits.xla.engine import calling, compiled, device, jax_module, random_block
-from hwlimits.xla.precisions import XlaError
+from hwlimits.xla.precisions import XlaError, whole
 
 FACTOR, ADDEND = np.float32(0.999), np.float32(0.002)  # x -> FACTOR x + ADDEND stays between 0 and 2
 FLOAT_BYTES = 4
@@ -38,8 +38,8 @@ def host_to_device(size_bytes: int, **timing) -> Timing:
     as it is, whatever `may_alias` says.
     """
     jax = jax_module()
-    if size_bytes < FLOAT_BYTES or size_bytes % FLOAT_BYTES:
-        raise XlaError(f"a copy of {size_bytes} bytes: give a multiple of {FLOAT_BYTES}, it copies float32.")
+    if not whole(size_bytes) or size_bytes % FLOAT_BYTES:
+        raise XlaError(f"a copy of {size_bytes!r} bytes: give a multiple of {FLOAT_BYTES}, it copies float32.")
     shift = int(jax.devices()[0].platform == "cpu")
     host = np.resize(random_block("f32", 0), size_bytes // FLOAT_BYTES + shift)[shift:]
 
@@ -88,7 +88,9 @@ def roofline(elements: int, steps: Sequence[int] = STEPS, peak_steps: int = 512,
     Returns bandwidths and peak, each with its timing, and `points`: intensity, FLOP/s, predicted, ratio, compile_s.
     """
     jax = jax_module()
-    if not steps or not 0 < min(steps) <= max(steps) < peak_steps:
+    if not whole(elements):
+        raise XlaError(f"roofline(elements={elements!r}): give how many an array has, a whole number from 1.")
+    if not steps or not all(map(whole, (*steps, peak_steps))) or max(steps) >= peak_steps:
         asked = f"roofline(steps={tuple(steps)}, peak_steps={peak_steps})"
         raise XlaError(f"{asked}: give steps from 1 to below peak_steps.")
     host = np.abs(random_block("f32", 0)) % 1, np.abs(random_block("f32", 1)) % 1

@@ -29,6 +29,15 @@ class XlaError(RuntimeError):
     """JAX is missing, the device lacks a precision, or a result is wrong; the text says which."""
 
 
+def whole(value) -> bool:
+    """Is it a whole number from 1, Python's or NumPy's?
+
+    >>> [whole(x) for x in (1, np.int64(3), 0, True, 2.0)]
+    [True, True, False, False, False]
+    """
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and int(value) >= 1
+
+
 def lacks(precision: str, platform: str, capability: str | None = None) -> str | None:
     """Why a device can't multiply in a precision; None if it can, or if only compiling shows it.
 
@@ -78,9 +87,13 @@ def multiplied_types(program: str) -> set[str]:
 def padding_waste(shape: Sequence[int], tile: int = TILE) -> float:
     """The share of the multiply-adds that are on padding, if each side is padded to a multiple of `tile`.
 
+    Raises XlaError unless all are whole numbers from 1.
+
     >>> padding_waste((128, 128, 256)), round(padding_waste((100, 100, 100)), 3)
     (0.0, 0.523)
     """
+    if not all(map(whole, (*shape, tile))):
+        raise XlaError(f"padding_waste({tuple(shape)}, tile={tile!r}): give sides and a tile, whole numbers from 1.")
     return 1 - float(np.prod([side / (-(-side // tile) * tile) for side in shape]))
 
 
@@ -96,7 +109,9 @@ def product_error(precision: str, a: np.ndarray, b: np.ndarray, got: np.ndarray)
     off = np.abs(got - want)
     if precision == "bfloat16":
         off = np.maximum(off - 2.0**-8 * np.abs(want), 0)  # the result's own rounding, 2^-9 of it, with room
-    error = float(np.max(off / np.sqrt(a**2 @ b**2)))
+    scale = np.sqrt(a**2 @ b**2)
+    # Where all terms are 0 an exact result has no error, and any other an endless one.
+    error = float(np.max(np.divide(off, scale, out=np.where(off == 0, 0.0, np.inf), where=scale > 0)))
     limit = {"int8": 0.0, "float32": EXACT}.get(precision, COARSE)
     if not error <= limit:
         raise XlaError(f"the {precision} product is wrong: its error is {error:.2g} of its terms, allowed {limit:.2g}.")

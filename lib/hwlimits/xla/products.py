@@ -9,7 +9,7 @@ import numpy as np
 
 from hwlimits.machine.timing import Comparison, Timing, compare, measure
 from hwlimits.xla.engine import calling, compiled, device, jax_module, random_block
-from hwlimits.xla.precisions import INT8_DEEPEST, PRECISIONS, XlaError, lacks, multiplied_types, product_error
+from hwlimits.xla.precisions import INT8_DEEPEST, PRECISIONS, XlaError, lacks, multiplied_types, product_error, whole
 
 
 @dataclass(frozen=True)
@@ -38,16 +38,18 @@ class Product:
 
 
 def _sides(size: int | Sequence[int]) -> tuple[int, int, int]:
-    shape = (size,) * 3 if isinstance(size, int) else tuple(size)
-    if len(shape) != 3 or min(shape) < 1:
-        raise XlaError(f"a product of size {size!r}: give n, or (m, k, n), each 1 or more.")
-    return shape
+    shape = tuple(size) if isinstance(size, Sequence | np.ndarray) else (size,) * 3
+    if len(shape) != 3 or not all(map(whole, shape)):
+        raise XlaError(f"a product of size {size!r}: give n, or (m, k, n), each a whole number from 1.")
+    return tuple(map(int, shape))
 
 
 def _prepared(size, precision: str, batch: int):
     """(call, sync, compile_s, multiplied, error) of a product that was checked."""
-    jax, here = jax_module(), device()
     m, k, n = _sides(size)
+    if not whole(batch):
+        raise XlaError(f"a batch of {batch!r} products: give how many, a whole number from 1.")
+    jax, here = jax_module(), device()
     why = lacks(precision, here["platform"], here["compute_capability"])
     if why:
         raise XlaError(f"a {precision} product can't be measured here: {why}; ask for another precision.")
@@ -82,8 +84,8 @@ def matrix_product(size: int | Sequence[int], precision: str = "float32", *, bat
     size        n, or (m, k, n);  precision   of PRECISIONS;  batch   independent products in one call
     timing      options of hwlimits.machine.timing.measure
 
-    Raises XlaError for a precision that the device lacks, for one that XLA widens before it multiplies, and
-    for a wrong result.
+    Raises XlaError for a size or a batch that is no whole number from 1, for a precision that the device lacks, for
+    one that XLA widens before it multiplies, and for a wrong result.
     """
     prepared = _prepared(size, precision, batch)
     return _product(size, precision, batch, prepared, timing)
@@ -104,4 +106,5 @@ def compare_products(
 
 def _product(size, precision: str, batch: int, prepared, timing: dict) -> Product:
     call, sync, compile_s, multiplied, error = prepared
-    return Product(_sides(size), batch, precision, measure(call, sync=sync, **timing), compile_s, multiplied, error)
+    took = measure(call, sync=sync, **timing)
+    return Product(_sides(size), int(batch), precision, took, compile_s, multiplied, error)
