@@ -7,7 +7,7 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from hwlimits import compressed, hwz, network_bits
@@ -96,6 +96,7 @@ def test_any_network_comes_back(data):
         if data.draw(st.booleans()):
             step = data.draw(st.integers(-127, 127).map(hwz.grid_step) | finite)
             limit = data.draw(st.sampled_from([1, 7, 300]))
+            assume(abs(step) <= float(np.finfo(np.float32).max) / limit)
             tensors.append(Tensor(codes_of(shape, i, limit / 2, limit), step))
         else:
             book = data.draw(
@@ -180,6 +181,7 @@ def dense(step=1.0, book=None, codes=None, layers=DENSE, input_shape=(1, 3, 1)):
     [
         (dense(step=np.inf), "tensor 0: the step inf is no finite number"),
         (dense(step=None), "tensor 0: the step None is no finite number"),
+        (dense(step=1e39), r"tensor 0: with the step 1e\+39 its weights are beyond float32"),
         (dense(codes=np.ones((3, 2))), "tensor 0: codes of type float64 must be integers of 32 bits"),
         (dense(codes=np.full((3, 2), 2**31)), "tensor 0: codes of type int64 must be integers of 32 bits"),
         (dense(book=np.array([0.1])), "tensor 0: its codebook has values that are not float32; round it before"),
@@ -326,3 +328,15 @@ def test_hostile_files_are_refused_at_once_and_in_little_memory(content, said):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2_000_000
+
+
+def test_a_file_whose_weights_are_beyond_float32_is_damaged(monkeypatch):
+    """It can't be written, so the check on writing is taken away."""
+    from hwlimits import network_bits
+
+    with monkeypatch.context() as patch:
+        patch.setattr(network_bits, "beyond_float32", lambda codes, step: False)
+        content = hwz.dumps(dense(step=3.5e38))
+    with pytest.raises(CodingError, match="weights beyond float32; the content is damaged"):
+        hwz.loads(content)
+    assert hwz.loads(hwz.dumps(dense(step=3.4e38))).tensors[0].values.max() == np.float32(3.4e38)

@@ -56,6 +56,7 @@ from hwlimits.compressed import Network, NetworkError, Tensor, tensor_shapes, wo
 from hwlimits.network_bits import (
     MOST,
     USUAL,
+    beyond_float32,
     read_layer,
     read_size,
     read_values,
@@ -252,4 +253,6 @@ def _tensor(codes: np.ndarray, step: float | None, book: np.ndarray | None) -> T
             raise CodingError(f"codes from {codes.min()} to {codes.max()} of {book.size} values; damaged")
     if codes.size and not -(2**31) <= codes.min() <= codes.max() < 2**31:
         raise CodingError("codes beyond 32 bits; the content is damaged")
+    if book is None and beyond_float32(codes, step):
+        raise CodingError("weights beyond float32; the content is damaged")
     return Tensor(codes.astype(np.int32), step, book)

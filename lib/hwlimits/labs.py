@@ -16,10 +16,10 @@ import numpy as np
 
 # Factors between an answer and the right one that say by themselves what happened.
 FACTORS = {
-    2.0: "twice as much as it should be: is something counted twice? (One multiply-add is two FLOPs, and one MAC.)",
-    0.5: "half of what it should be: is something forgotten? (One multiply-add is two FLOPs, and one MAC.)",
-    8.0: "eight times as much as it should be: bits, or bytes?",
-    1 / 8: "an eighth of what it should be: bits, or bytes?",
+    2.0: "twice as much as it should be: is something counted twice?",
+    0.5: "half of what it should be: is something forgotten?",
+    8.0: "eight times as much as it should be",
+    1 / 8: "an eighth of what it should be",
     1e3: "a thousand times as much as it should be: look at the prefix of the unit (ms, kB)",
     1e-3: "a thousandth of what it should be: look at the prefix of the unit (ms, kB)",
     1e6: "a million times as much as it should be: look at the prefix of the unit (µs, MB)",
@@ -36,6 +36,16 @@ FACTORS = {
 }
 
 
+# What a factor says more where the question is about these.
+HINTS = {
+    (2.0, "FLOP"): "one multiply-add is two FLOPs", (0.5, "FLOP"): "one multiply-add is two FLOPs",
+    (2.0, "MAC"): "a MAC is a multiplication and an addition",
+    (0.5, "MAC"): "a MAC is a multiplication and an addition",
+    (8.0, "byte"): "bits, or bytes?", (1 / 8, "byte"): "bits, or bytes?", (8.0, "bit"): "bits, or bytes?",
+    (1 / 8, "bit"): "bits, or bytes?",
+}  # fmt: skip
+
+
 def number(got, wanted: float, what: str, *, within: float = 1e-9, slips: Mapping[str, float] | None = None) -> None:
     """Assert that `got` is `wanted`, to a relative (at 0: an absolute) deviation of `within`.
 
@@ -43,12 +53,9 @@ def number(got, wanted: float, what: str, *, within: float = 1e-9, slips: Mappin
 
     >>> number(100, 200, "FLOPs of the layer")
     Traceback (most recent call last):
-    AssertionError: FLOPs of the layer: 100 is half of what it should be: is something forgotten? ...
+    AssertionError: FLOPs of the layer: 100 is half of what it should be: is something forgotten? (one multiply-add ...)
     """
-    if got is None:
-        raise AssertionError(f"{what}: there is no answer yet (None): does the function return its result?")
-    if isinstance(got, bool) or not isinstance(got, numbers.Real):
-        raise AssertionError(f"{what}: one number is wanted, and this is a {type(got).__name__}")
+    got = _one_number(got, what)
     if not math.isfinite(got):
         raise AssertionError(f"{what}: {got} is no finite number: is something divided by 0?")
     if _close(got, wanted, within):
@@ -59,7 +66,8 @@ def number(got, wanted: float, what: str, *, within: float = 1e-9, slips: Mappin
     for factor, sentence in FACTORS.items():
         clear = within < abs(factor - 1) / 4  # else any wrong answer near the right one would be such a factor
         if wanted and clear and _close(got, factor * wanted, max(within, 1e-9)):
-            raise AssertionError(f"{what}: {got:,.6g} is {sentence}")
+            hints = {hint for (of, word), hint in HINTS.items() if of == factor and word in what}
+            raise AssertionError(f"{what}: {got:,.6g} is {sentence}{f' ({hints.pop()})' if hints else ''}")
     raise AssertionError(f"{what}: {got:,.6g} is too {'large' if got > wanted else 'small'}")
 
 
@@ -73,6 +81,8 @@ def array(got, wanted, what: str, *, within: float = 1e-6, slips: Mapping[str, S
     if got is None:
         raise AssertionError(f"{what}: there is no answer yet (None): does the function return its result?")
     try:
+        if np.asarray(got).dtype.kind not in "biuf":
+            raise TypeError("no numbers")
         got, wanted = np.asarray(got, dtype=float), np.asarray(wanted, dtype=float)
     except (TypeError, ValueError):
         raise AssertionError(f"{what}: an array of numbers is wanted, and this is a {type(got).__name__}") from None
@@ -105,11 +115,29 @@ def prediction(value, unit: str, wanted_unit: str, what: str, *, low: float, hig
         raise AssertionError(f"{what}: write your prediction down before you go on; it may well be wrong")
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
         raise AssertionError(f"{what}: a prediction is one finite number, and this is {value!r}")
+    if not isinstance(unit, str):
+        raise AssertionError(f"{what}: write the unit of your prediction, too, as a string")
     if unit != wanted_unit:
         raise AssertionError(f"{what}: predict it in {wanted_unit!r}, and this is in {unit!r}")
     if not low <= value <= high:
         side = "more than this could ever be" if value > high else "less than this could ever be"
         raise AssertionError(f"{what}: {value:,.6g} {unit} is {side}: look at the prefix of the unit")
+
+
+def _one_number(got, what: str) -> float:
+    """What was answered, as a float of Python's: small integers of NumPy's would overflow in the comparisons."""
+    if got is None:
+        raise AssertionError(f"{what}: there is no answer yet (None): does the function return its result?")
+    if isinstance(got, np.ndarray) and got.ndim == 0:
+        got = got[()]
+    if isinstance(got, bool | str | bytes | complex):
+        raise AssertionError(f"{what}: one number is wanted, and this is a {type(got).__name__}")
+    try:
+        return float(got)
+    except (TypeError, ValueError):
+        raise AssertionError(f"{what}: one number is wanted, and this is a {type(got).__name__}") from None
+    except OverflowError:
+        raise AssertionError(f"{what}: that is far too large") from None
 
 
 def _close(a: float, b: float, within: float) -> bool:

@@ -164,8 +164,20 @@ def write_values(out: Writer, tensors: Sequence[Tensor]) -> list[np.ndarray]:
             out.fixed(int.from_bytes(struct.pack(">d", step), "big"), 64)
         else:
             found = found - _write_book(out, tensor, number, found)
+        if tensor.codebook is None and beyond_float32(found, tensor.step):
+            raise CodingError(f"dumps: tensor {number}: with the step {tensor.step} its weights are beyond float32")
         codes.append(found)
     return codes
+
+
+def beyond_float32(codes: np.ndarray, step: float) -> bool:
+    """True if codes x step is more than a float32 can hold, somewhere.
+
+    >>> beyond_float32(np.array([1, -300]), 2.0**120), beyond_float32(np.array([1, -200]), 2.0**120)
+    (True, False)
+    """
+    largest = max(abs(int(codes.max())), abs(int(codes.min()))) if codes.size else 0
+    return largest > 0 and abs(step) > float(np.finfo(np.float32).max) / largest
 
 
 def _write_book(out: Writer, tensor: Tensor, number: int, codes: np.ndarray) -> int:

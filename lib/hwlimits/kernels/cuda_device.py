@@ -176,9 +176,9 @@ else:
 
         def code(context, builder, signature, arguments):
             word = ir.IntType(32)
-            instruction = ir.InlineAsm(
-                ir.FunctionType(word, [word] * 3), "dp4a.s32.s32 $0, $1, $2, $3;", "=r,r,r,r", side_effect=False
-            )
+            operands = ", ".join(f"${i}" for i in range(4))
+            form = ir.FunctionType(word, [word] * 3)
+            instruction = ir.InlineAsm(form, f"dp4a.s32.s32 {operands};", "=r,r,r,r", side_effect=False)
             return builder.call(instruction, arguments)
 
         return types.int32(types.int32, types.int32, types.int32), code

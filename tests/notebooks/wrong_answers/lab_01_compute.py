@@ -2,7 +2,7 @@ from lab_notebooks import Wrong
 
 WRONG = [
     Wrong("a MAC counted as a FLOP", "return 2 * batch", "return batch", "dense_cost_check",
-          "FLOPs of 3 inputs.*half of what it should be: .*One multiply-add is two FLOPs"),
+          "FLOPs of 3 inputs.*half of what it should be: .*one multiply-add is two FLOPs"),
     Wrong("as many positions as pixels", "(height - kernel + 1) * (width - kernel + 1)", "height * width",
           "conv_macs_check", "without padding there are fewer"),
     Wrong("weights read for each row", "inputs * outputs +", "batch * inputs * outputs +", "dense_cost_check",
