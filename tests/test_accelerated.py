@@ -367,7 +367,7 @@ def test_the_global_policy_is_left_as_it_was(before):
         assert step.model.layers[0].compute_dtype == "float32"
         assert keras.mixed_precision.global_policy().name == before
     finally:
-        keras.mixed_precision.set_global_policy("float32")
+        keras.mixed_precision.set_global_policy(None)
 
 
 @pytest.mark.parametrize("before", [True, False])
@@ -612,3 +612,14 @@ def test_memory_grows_if_it_is_asked_before_anything_has_run():
         "grow_memory(): /physical_device:GPU:7 can't be set to grow any more (Physical devices cannot be modified "
         "after being initialized); restart the kernel, and call this before TensorFlow makes its first tensor"
     )
+
+
+def test_keras_follows_its_floatx_as_before():
+    """A policy that is set, be it float32's, would be followed in its place."""
+    training_step("lenet", 2, "mixed_bfloat16")
+    before = keras.backend.floatx()
+    try:
+        keras.backend.set_floatx("float64")
+        assert keras.layers.Dense(1).compute_dtype == "float64"
+    finally:
+        keras.backend.set_floatx(before)

@@ -403,6 +403,27 @@ def test_without_images_the_best_there_are_are_taken(tmp_path, monkeypatch):
     assert asked == ["best"]
 
 
+def test_images_without_labels_are_no_images(tmp_path):
+    with pytest.raises(ValueError, match="images and labels come together, and one of them is missing"):
+        leaderboard(tmp_path, Budget(1, 1, 1), IMAGES)
+
+
+@pytest.mark.parametrize("kind", ["one array", "other names", "damaged", "text"])
+def test_the_command_refuses_a_file_of_other_things(kind, tmp_path, capsys):
+    place = tmp_path / "secret.npz"
+    if kind == "one array":
+        with place.open("wb") as file:
+            np.save(file, IMAGES)
+    elif kind == "other names":
+        np.savez(place, images=IMAGES)
+    else:
+        np.savez(place, x_test=IMAGES, y_test=LABELS)
+        place.write_bytes(b"no arrays" if kind == "text" else place.read_bytes()[:500])
+    with pytest.raises(SystemExit):
+        capstone.main([str(tmp_path), *LIMITS, "--images", str(place)])
+    assert "a file .npz with the arrays x_test and y_test is wanted" in capsys.readouterr().err
+
+
 # -- the command
 
 

@@ -248,11 +248,13 @@ def _seeded(seed: int) -> Iterator[None]:
 @contextmanager
 def _policy(name: str) -> Iterator[None]:
     before = keras.mixed_precision.global_policy()
+    # Unless another one was set, Keras follows `floatx`; a policy of that name, once set, would follow it no more.
+    followed = before.name == keras.backend.floatx()
     keras.mixed_precision.set_global_policy(name)
     try:
         yield
     finally:
-        keras.mixed_precision.set_global_policy(before)
+        keras.mixed_precision.set_global_policy(None if followed else before)
 
 
 @contextmanager

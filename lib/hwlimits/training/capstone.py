@@ -20,6 +20,7 @@ import hashlib
 import io
 import json
 import sys
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -140,11 +141,14 @@ def leaderboard(
 
     Latencies are taken in turns, there and back, with one file twice as a control, so that a computer that slows
     down does so for all. Without images it takes MNIST's test images, or the sample's where there is no network.
-    Raises NotADirectoryError if there is no such folder; what can't be scored is in `rejected`.
+    Raises NotADirectoryError if there is no such folder, ValueError for images without labels; what can't be scored
+    is in `rejected`.
     """
     if not (folder := Path(folder)).is_dir():
         raise NotADirectoryError(f"leaderboard: {folder} is no folder; give the one that the submissions are in")
-    if images is None or labels is None:
+    if (images is None) != (labels is None):
+        raise ValueError("leaderboard: images and labels come together, and one of them is missing")
+    if images is None:
         data = mnist.load("best")
         images, labels = data.x_test, data.y_test
     check_images(images, labels)
@@ -198,6 +202,14 @@ def _cell(text: str) -> str:
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
 
 
+def _own_images(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return arrays["x_test"], arrays["y_test"]
+    except (TypeError, KeyError, ValueError, zipfile.BadZipFile):  # one array alone, other names, no arrays, damaged
+        raise ValueError(f"--images {path}: a file .npz with the arrays x_test and y_test is wanted") from None
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m hwlimits.training.capstone", description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path, help="for each student a .tflite file, or a folder that holds one")
@@ -215,13 +227,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         budget = Budget(options.bytes, options.latency_ms / 1e3, options.accuracy, options.deflated)
         if options.images:
-            with np.load(options.images, allow_pickle=False) as arrays:
-                images, labels = arrays["x_test"], arrays["y_test"]
+            images, labels = _own_images(options.images)
         else:
             data = mnist.load(options.data)
             images, labels = data.x_test, data.y_test
         board = leaderboard(options.folder, budget, images, labels)
-    except (ValueError, OSError, KeyError) as error:
+    except (ValueError, OSError) as error:
         parser.error(str(error))
     command = " ".join([parser.prog, *given])
     print(board.json(command) if options.json else board.csv() if options.csv else board.markdown())
