@@ -132,10 +132,10 @@ def reading() -> tuple[Reading, ...]:
     return _reading(_table("reading.yaml", "reading"))
 
 
-def tested_builds() -> tuple[Mapping[str, Any], ...]:
+def gpu_builds() -> tuple[Mapping[str, Any], ...]:
     """Rows of TensorFlow's table of tested builds for a GPU on Linux, newest first: tensorflow, python, cuda.
 
-    >>> tested_builds()[0]["cuda"]
+    >>> gpu_builds()[0]["cuda"]
     '11.2'
     """
     return tuple(_table("errata.yaml", "tested_builds"))
@@ -173,7 +173,7 @@ def reading_markdown(found: Iterable[Reading] | None = None) -> str:
     """The reading list as a page: what the article lists, put right, and what it lacks."""
     found = reading() if found is None else tuple(found)
     lines = ["# Reading", ""]
-    lines += ["The books and links of the article's sections 7 and 10, each with what it is for, and the right address."]
+    lines += ["The books and links of the article's sections 7 and 10: what each is for, and the right address."]
     for title, rows in (
         ("From the article", [r for r in found if r.section]),
         ("What it lacks", [r for r in found if not r.section]),
@@ -228,11 +228,8 @@ def _entries(rows: list[dict]) -> tuple[Entry, ...]:
         node = re.fullmatch(r"tests/test_\w+\.py::test_\w+", row["proof"])
         _check(bool(node), where, f"proof {row['proof']!r} is no node id: tests/test_x.py::test_y")
         quotes = tuple(_quote(where, each) for each in row["quotes"])
-        texts = (" ".join(row[field].split()) for field in ("title", "wrong", "right"))
-        title, wrong, right = texts
-        found[row["id"]] = Entry(
-            row["id"], title, row["kind"], quotes, wrong, right, chapter, says, row["proof"]
-        )  # fmt: skip
+        title, wrong, right = (" ".join(row[field].split()) for field in ("title", "wrong", "right"))
+        found[row["id"]] = Entry(row["id"], title, row["kind"], quotes, wrong, right, chapter, says, row["proof"])
     return tuple(found.values())
 
 
@@ -242,13 +239,14 @@ def _reading(rows: list[dict]) -> tuple[Reading, ...]:
         where = f"reading.yaml, {row.get('name') if isinstance(row, dict) else row}"
         needed = {"name", "use", "note", "checked", "read"}
         _fields(where, row, needed, {"section", "article", "verdict", "url", "year"})
-        section, verdict, url, article = (row.get(key) for key in ("section", "verdict", "url", "article"))
+        section, verdict, url, article, year = map(row.get, ("section", "verdict", "url", "article", "year"))
         _check((section is None) == (verdict is None), where, "what the article has needs a section and a verdict")
         _check(verdict is None or verdict in VERDICTS, where, f"verdict {verdict!r}: choose {', '.join(VERDICTS)}")
         _check(bool(re.fullmatch(r"\d{4}-\d{2}-\d{2}", row["read"])), where, f"read {row['read']!r} is no day")
         for address in (url, article):
             _check(address is None or bool(re.match(r"https://\S+$", address)), where, f"{address!r} is no address")
-        if verdict == "moved" or (verdict is None):
+        _check(year is None or isinstance(year, int), where, f"year {year!r} is no year")
+        if verdict in ("moved", None):
             _check(url is not None and url != article, where, "needs the address that is right today")
         if verdict == "right":
             _check(article is None or url == article, where, "is right, so url is the article's")
@@ -256,9 +254,8 @@ def _reading(rows: list[dict]) -> tuple[Reading, ...]:
             _check(url is None, where, "could not be checked, so it is recommended to nobody: leave url out")
         if verdict == "wrong":
             _check(url != article, where, "is wrong, so url is another one, or none")
-        found.append(
-            Reading(row["name"], section, article, row["use"], verdict, url, row["note"], row["checked"], row["read"], row.get("year"))
-        )  # fmt: skip
+        name, use, note, checked, read = (row[key] for key in ("name", "use", "note", "checked", "read"))
+        found.append(Reading(name, section, article, use, verdict, url, note, checked, read, year))
     return tuple(found)
 
 
@@ -288,6 +285,6 @@ def _chapter(chapter: str | None, url: Callable[[str], str] | None) -> str:
 
 def _reading_row(row: Reading) -> str:
     name = f"[{row.name}]({row.url})" if row.url else row.name
-    verdict = {None: "", "right": "", "moved": "Moved. ", "wrong": "Not as the article has it. ", "unknown": "Not checked. "}
-    cells = (name, row.use, verdict[row.verdict] + row.note, f"{row.checked} ({row.read})")
+    remark = {"moved": "Moved. ", "wrong": "Not as the article has it. ", "unknown": "Could not be checked. "}
+    cells = (name, row.use, remark.get(row.verdict, "") + row.note, f"{row.checked} ({row.read})")
     return "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |"
