@@ -743,13 +743,13 @@ def test_the_newest_research_is_older_than_the_tensorflow_it_asks_for():
 
 
 def test_ridge_points_rise_from_generation_to_generation():
-    names = ("p100-sxm2", "v100-sxm2", "a100-80gb-sxm", "h100-sxm")
-    generations = [devices.device(name) for name in names]
-    peaks = [d.peak_flops_per_s("fp16") for d in generations]
-    bandwidths = [d.memory_bytes_per_s for d in generations]
-    assert peaks[-1] / peaks[0] > 5 * bandwidths[-1] / bandwidths[0]
-    ridges = [Roofline.of_device(d, "fp16").ridge_point() for d in generations]
-    assert ridges[-1] > 5 * ridges[0]
+    generations = [
+        devices.device(n) for n in ("p100-sxm2", "v100-sxm2", "a100-80gb-sxm", "h100-sxm", "h200-sxm", "b200")
+    ]
+    ridges = np.array([Roofline.of_device(d, "fp16").ridge_point() for d in generations])
+    assert ridges == pytest.approx([d.peak_flops_per_s("fp16") / d.memory_bytes_per_s for d in generations])
+    assert np.all(np.diff(ridges[:4]) > 0)
+    assert ridges[3:].min() > 5 * ridges[0]
 
 
 def test_the_device_with_the_higher_peak_can_be_the_slower_one():
