@@ -16,7 +16,19 @@ import numpy as np
 import pytest
 import yaml
 
-from hwlimits import collectives, compute, data, decomposition, devices, errata, parallel, pools, pruning, storage
+from hwlimits import (
+    collectives,
+    compute,
+    data,
+    decomposition,
+    devices,
+    errata,
+    parallel,
+    pools,
+    pruning,
+    scheduling,
+    storage,
+)
 from hwlimits.bandwidth import LinkModel
 from hwlimits.errata import ErrataError
 from hwlimits.quantization import Quantization, affine, dequantize, fake_quantize, quantize, symmetric
@@ -123,8 +135,23 @@ def test_no_proof_here_is_for_nothing():
     assert there == {e.proof.split("::")[1] for e in ENTRIES if e.proof.startswith("tests/test_errata.py")}
 
 
-def test_the_chapters_own_quotations_have_entries():
-    """What the issue of this page listed by name."""
+# Quoted in a chapter's box as a question or in agreement; and formulas, which chapters write in their own signs.
+NO_MISTAKES = ("硬件定制：设计针对特定任务的硬件加速器",)
+
+
+def test_what_chapters_quote_has_an_entry():
+    """Chinese words in a box "What the article says" stand in an entry's quotes."""
+    squeeze = lambda text: re.sub(r"\s+", "", text)  # noqa: E731
+    quoted = [squeeze(quote.words) for each in ENTRIES for quote in each.quotes]
+    found = set()
+    for path in sorted((ROOT / "chapters" / "text").glob("*.md")):
+        for box in re.findall(r"^> \*\*What the article says.*$", path.read_text(encoding="utf-8"), re.MULTILINE):
+            found |= {squeeze(said) for said in re.findall(r'"([\u4e00-\u9fff][^"=]*)"', box)}
+    assert len(found) > 15
+    assert {said for said in found if not any(said in words for words in quoted)} == set(NO_MISTAKES)
+
+
+def test_the_mistakes_that_were_known_at_first_have_entries():
     wanted = {
         "importance-by-sign", "product-without-rounding", "three-factors", "efficiency-inverted", "prune-weights-stops",
         "zeros-grow-back", "integer-quantization", "tf1-sessions", "cuda-10-2", "tpu-lite", "credit-for-accuracy",
@@ -323,7 +350,8 @@ def test_the_gradient_of_l1_is_the_same_for_every_weight():
     slopes = [(l1(weights + step * e) - l1(weights - step * e)) / (2 * step) for e in np.eye(3)]
     assert np.abs(slopes) == pytest.approx(np.ones(3))
     loss = np.array([0.0, 7.0, 0.2])  # what the loss says of them is something else
-    assert np.argmax(pruning.first_order(weights, loss)) != np.argmax(pruning.magnitude(weights))
+    assert pruning.first_order(weights, loss) == pytest.approx([0, 0.07, 0.08])
+    assert pruning.magnitude(weights) == pytest.approx([3, 0.01, 0.4]), "and the magnitude ranks the other way"
 
 
 def test_a_penalty_of_strength_1_leaves_nothing_of_a_fit():
@@ -399,6 +427,14 @@ def test_two_bits_stay_below_float32_in_every_stored_run():
         assert best["2"] < best["32"] - 0.03
 
 
+def test_parts_that_are_too_small_take_longer_than_the_whole():
+    def makespan_s(parts):
+        return scheduling.run("chunked", [1.0 / parts] * parts, [1, 1], overhead_s=1e-3).makespan_s
+
+    assert makespan_s(20) < 0.6
+    assert makespan_s(10_000) > 1.0
+
+
 def test_a_training_step_in_parts_needs_the_sum_of_all():
     assert decomposition.data_bytes(121_930, devices=1) == 0
     assert decomposition.data_bytes(121_930, devices=2) == 4 * 121_930
@@ -413,6 +449,23 @@ def test_no_cloud_tpu_has_only_int8_and_the_edge_tpu_has_nothing_else():
     with pytest.raises(devices.DeviceError, match="no published peak for 'bf16'"):
         edge.peak_flops_per_s("bf16")
     assert min(each.memory_bytes for each in cloud) >= 8e9
+
+
+def test_more_threads_in_flight_can_be_the_slower_kernel():
+    def stored(name):
+        rows = json.loads(data.path(f"results/gpu_nvidia-h100-80gb-hbm3{name}.json").read_text(encoding="utf-8"))[
+            "rows"
+        ]
+        return {
+            row["stage"]: row for row in rows if row["kernel"] == "copy" and row.get("section", "memory") == "memory"
+        }
+
+    rates, counted = stored(""), stored("_counters")
+    assert rates["strided"]["bytes_per_s"] < rates["coalesced"]["bytes_per_s"] / 10
+    assert counted["strided"]["occupancy_percent"] > counted["coalesced"]["occupancy_percent"]
+    fetched = [counted[stage]["load_sectors_per_request"] for stage in ("strided", "coalesced")]
+    by_hand = [len({step * thread * 4 // 32 for thread in range(32)}) for step in (32, 1)]  # a sector has 32 bytes
+    assert fetched == by_hand
 
 
 def test_accelerators_have_most_of_their_peak_in_matrix_units():
@@ -753,7 +806,7 @@ def test_ridge_points_rise_from_generation_to_generation():
 
 
 def test_the_device_with_the_higher_peak_can_be_the_slower_one():
-    one = compute.dense(4096, 4096, dtype="float16")
+    one = compute.dense(4096, 4096)
     gaming, centre = (devices.device(name) for name in ("rtx-4090", "a100-80gb-sxm"))
     assert gaming.peak_flops_per_s("fp32") > centre.peak_flops_per_s("fp32")
     times = [Roofline.of_device(each, "fp32").time_s(one) for each in (gaming, centre)]
