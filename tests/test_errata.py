@@ -169,6 +169,7 @@ def test_the_page_has_every_entry_with_its_words_and_its_proof():
         assert each.right in page
         for quote in each.quotes:
             assert all(line in page for line in quote.words.strip().splitlines())
+            assert quote.english is None or f"> *{quote.english}*" in page
     assert "Corrected in [chapter 04](../chapters/04.html)." in page
     assert "Corrected in chapter 04." in errata.markdown()
     listings = sum("\n" in quote.words.strip() for each in ENTRIES for quote in each.quotes)
@@ -211,6 +212,8 @@ def quoting(**quote):
         ("errata", [quoting(section="1", words="x", versions=[4])], r"versions \[4\]: choose of 1, 2, 3"),
         ("errata", [quoting(section="one", words="x")], "section 'one' is no number"),
         ("errata", [quoting(section="1")], "errata.yaml, a: lacks words"),
+        ("errata", [quoting(section="1", words="效率")], "'效率': Chinese words have their English beside them"),
+        ("errata", [quoting(section="1", words="x = 1", english="x")], "'x = 1': .* and code has none"),
         ("errata", [GOOD | {"chapter": "12"}], "chapter '12': choose '00' to '11', or none"),
         ("errata", [GOOD | {"says": "x"}], "says is of a chapter, and there is none"),
         ("errata", [GOOD | {"proof": "test_a"}], "proof 'test_a' is no node id: tests/test_x.py::test_y"),

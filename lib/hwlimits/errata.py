@@ -46,11 +46,15 @@ class ErrataError(ValueError):
 
 @dataclass(frozen=True)
 class Quote:
-    """Words of the article as they stand there: in which of its versions, and under which numbered heading."""
+    """Words of the article as they stand there: in which of its versions, and under which numbered heading.
+
+    english   what they say; None for addresses and for code
+    """
 
     words: str
     section: str
     versions: tuple[int, ...]
+    english: str | None
 
 
 @dataclass(frozen=True)
@@ -207,11 +211,18 @@ def _fields(where: str, row: Any, needed: set[str], optional: set[str] = frozens
 
 
 def _quote(where: str, row: Any) -> Quote:
-    _fields(where, row, {"words", "section"}, {"versions"})
+    _fields(where, row, {"words", "section"}, {"versions", "english"})
     versions = tuple(row.get("versions", (1, 2)))
     _check(versions != () and set(versions) <= set(VERSIONS), where, f"versions {list(versions)}: choose of 1, 2, 3")
     _check(bool(re.fullmatch(r"\d+(\.\d+)*", row["section"])), where, f"section {row['section']!r} is no number")
-    return Quote(row["words"], row["section"], versions)
+    words, english = row["words"], row.get("english")
+    foreign = "\n" not in words.strip() and bool(re.search(r"[\u4e00-\u9fff]", words))
+    _check(
+        foreign == (english is not None),
+        where,
+        f"{words!r}: Chinese words have their English beside them, and code has none",
+    )
+    return Quote(words, row["section"], versions, english)
 
 
 def _entries(rows: list[dict]) -> tuple[Entry, ...]:
@@ -268,7 +279,8 @@ def _quoted(quote: Quote) -> list[str]:
     if "\n" in words:
         return [where, "", "```text", *words.splitlines(), "```"]
     literal = words.startswith(("$", "\\", "http")) or any(mark in words for mark in "_|*<>\\[]`")
-    return [f"{where}", "", f"> {'`' + words + '`' if literal else words}"]
+    lines = [where, "", f"> {'`' + words + '`' if literal else words}"]
+    return lines if quote.english is None else [*lines, ">", f"> *{quote.english}*"]
 
 
 def _and(numbers: Iterable[int]) -> str:
