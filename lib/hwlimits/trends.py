@@ -74,11 +74,12 @@ def growth(years: Sequence[float], values: Sequence[float]) -> Growth:
 def records(kind: str, precision: str, *, since: int = 0) -> list[Device]:
     """The devices of a kind that set a record: the largest published peak of their year, above that of all before.
 
-    Devices without that peak or without a published memory bandwidth are left out; a year without a record has none.
+    Of equal peaks the one of the larger bandwidth counts. Devices without that peak or without a published memory
+    bandwidth are left out; a year without a record has none.
     Raises DeviceError for a kind that there is not, TrendError where no device has the precision.
 
     >>> [d.name for d in records("gpu", "fp16", since=2017)][:3]
-    ['v100-sxm2', 'a100-40gb-pcie', 'mi250x']
+    ['v100-sxm2', 'a100-80gb-sxm', 'mi250x']
     """
     there = [d for d in devices.devices(kind) if d.year >= since and precision in d.precisions]
     there = [d for d in there if "memory.bandwidth" in d.numbers]
@@ -86,7 +87,9 @@ def records(kind: str, precision: str, *, since: int = 0) -> list[Device]:
         raise TrendError(f"no {kind} of {since or 'any year'} or later has a published peak for {precision!r}")
     found: list[Device] = []
     for year in sorted({d.year for d in there}):
-        best = max((d for d in there if d.year == year), key=lambda d: d.peak_flops_per_s(precision))
+        best = max(
+            (d for d in there if d.year == year), key=lambda d: (d.peak_flops_per_s(precision), d.memory_bytes_per_s)
+        )
         if not found or best.peak_flops_per_s(precision) > found[-1].peak_flops_per_s(precision):
             found.append(best)
     return found
