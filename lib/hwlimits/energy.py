@@ -27,6 +27,7 @@ from types import MappingProxyType
 from hwlimits import data
 from hwlimits.counting import Cost
 from hwlimits.devices import Device, device
+from hwlimits.units import quantity
 
 J_PER_KWH = 3.6e6
 HOROWITZ = "45 nm"  # the process of the table that is complete; "7 nm" has some of its rows
@@ -242,7 +243,7 @@ class Co2:
     left_out: str = "left out: making and scrapping the device, losses of the grid, the hour of the day"
 
     def __str__(self) -> str:
-        low, world, high = (f"{g:.3g} g" for g in (self.low_g, self.world_g, self.high_g))
+        low, world, high = (quantity(g, "g") for g in (self.low_g, self.world_g, self.high_g))
         return f"estimate: {world} of CO2 ({low} in {self.low_place}, {high} in {self.high_place}, {self.year})"
 
 
