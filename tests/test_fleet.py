@@ -82,6 +82,16 @@ def test_of_equal_costs_the_one_of_less_power():
     assert fleet.cheapest([other, one], 10).counts == {"other": 1}
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_costs_that_differ_by_less_than_the_solver_s_own_gap_are_told_apart(seed):
+    """Large prices that are nearly in proportion to what is served: the best mix is ahead of others by a hair."""
+    random = np.random.default_rng(seed)
+    rates = random.permutation([7, 11, 13])
+    offers = [Offer(f"o{r}", int(r), 10, float(100_000 * r + random.integers(1, 40))) for r in rates]
+    best = tried(offers, 97)
+    assert fleet.cheapest(offers, 97).cost_usd == pytest.approx(best[0], rel=2e-6)
+
+
 @pytest.mark.parametrize(
     ("call", "text"),
     [
