@@ -35,6 +35,20 @@ def test_pages_by_hand():
     assert found.sent_back == 1
 
 
+def test_who_was_sent_back_comes_before_those_who_never_began():
+    """As above, with a third text that one free page would do for."""
+    found = run([Text(1, 4), Text(3, 3), Text(1, 1)], capacity=6, page=2)
+    assert [(s.texts, s.cached, s.prefilled) for s in found.steps] == [
+        (2, 6, 4), (1, 3, 0), (1, 4, 0), (1, 5, 0), (1, 5, 4), (1, 6, 0), (1, 2, 1),
+    ]  # fmt: skip
+
+
+def test_a_text_begins_with_room_for_its_next_token():
+    found = run([Text(2, 1), Text(2, 1)], capacity=4, page=2)
+    assert [(s.texts, s.cached) for s in found.steps] == [(1, 3), (1, 3)]
+    assert found.sent_back == 0, "the second would have left again at once"
+
+
 @settings(max_examples=150, deadline=None)
 @given(some_texts, st.integers(21, 90), st.integers(1, 8))
 def test_every_token_is_written_and_none_has_no_room(texts, capacity, page):

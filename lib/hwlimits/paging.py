@@ -93,6 +93,7 @@ def run(texts: Iterable[Text], capacity: int, *, page: int | None = None, reserv
             free -= needed
             prefilled += cached
             running.append([text, cached, needed])
+        assert running, "a text that was checked to have room has none"
         for entry in list(running):
             if entry not in running or entry[1] < entry[2] * unit:  # it was sent back, or has room for one more
                 continue
