@@ -102,6 +102,9 @@ labs: $(INSTALLED)  ## make labs/release, what students get, from labs/source
 teaching: $(INSTALLED)  ## make the pages for teachers: build/teaching/index.html
 	$(RUN) labs/make.py teaching
 
+book: $(INSTALLED)  ## make the course as a web site that works offline: build/book/html/index.html (npm, once)
+	$(RUN) book/make.py
+
 workers: $(INSTALLED)  ## train the case study's network with N=2 workers, processes of this computer
 	$(RUN) -m hwlimits.training.workers --workers $(or $(N),2)
 
@@ -137,4 +140,4 @@ format: $(INSTALLED)  ## format the code
 clean:  ## remove what was built (the virtual environment and trained models)
 	rm -rf $(VENV) build dist
 
-.PHONY: help setup case-study test lab execute results-case-study results-choices results-memory results-kernel-differences results-predictions results-gains results-qat results-frontier results-frontier-choices results-fast-cnn results-scaling results-systolic results-classroom labs teaching workers bench bench-compression bench-coding gpu-bench xla-bench lock format clean
+.PHONY: help setup case-study test lab execute results-case-study results-choices results-memory results-kernel-differences results-predictions results-gains results-qat results-frontier results-frontier-choices results-fast-cnn results-scaling results-systolic results-classroom labs teaching book workers bench bench-compression bench-coding gpu-bench xla-bench lock format clean
