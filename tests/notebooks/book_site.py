@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import filelock
 import nbformat
 import pytest
 
@@ -49,18 +50,21 @@ def formulas_of(name: str, count) -> int:
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory):
-    """The folder of the built book."""
+    """The folder of the book, built once, also for several processes of tests beside each other."""
     import make
     import web_files
 
-    try:
-        web_files.fetch(make.BUILD / "web")
-    except web_files.WebFilesError as error:
-        missing(f"the book, {error}")
-    folder = tmp_path_factory.mktemp("book")
-    before = os.environ.get("HWLIMITS_HOME")
-    os.environ["HWLIMITS_HOME"] = HOME
-    try:
-        return make.build(make.stage(folder / "source"), folder / "html").parent
-    finally:
-        os.environ.pop("HWLIMITS_HOME") if before is None else os.environ.update(HWLIMITS_HOME=before)
+    common = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        common = common.parent
+    folder = common / "book"
+    with filelock.FileLock(f"{folder}.lock"):
+        if not (folder / "html").exists():
+            try:
+                web_files.fetch(make.BUILD / "web")
+            except web_files.WebFilesError as error:
+                missing(f"the tests of the book. {error}")
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("HWLIMITS_HOME", HOME)
+                make.build(make.stage(folder / "source"), folder / "html")
+    return folder / "html"

@@ -21,7 +21,7 @@ import make
 import nbformat
 import pytest
 import web_files
-from book_site import HOME, ROOT, api_modules, chapter_names, markdown_of, site  # noqa: F401
+from book_site import HOME, ROOT, api_modules, chapter_names, markdown_of
 
 # ----------------------------------------------------------------------------------------------- docstrings
 
@@ -293,7 +293,7 @@ def test_every_module_has_one_place():
 
 
 def test_a_warning_stops_the_book_and_leaves_the_last_one(tmp_path):
-    source, site = tmp_path / "source", tmp_path / "html"  # noqa: F811
+    source, site = tmp_path / "source", tmp_path / "html"
     (source / "_static").mkdir(parents=True)
     site.mkdir()
     (site / "index.html").write_text("the last one")
@@ -344,7 +344,7 @@ class Page(html.parser.HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def pages(site):  # noqa: F811
+def pages(site):
     return {str(path.relative_to(site)): Page(path) for path in sorted(site.rglob("*.html"))}
 
 
@@ -385,7 +385,7 @@ def test_a_formula_is_counted_as_jupyter_sees_it():
     assert formulas_in("$a$ and $$b\n= c$$, `$d$`, 5 $ and \\$6\n```\n$x$\n```\n$e_1$ $f$") == 4
 
 
-def test_no_page_loads_anything_from_elsewhere(pages, site):  # noqa: F811
+def test_no_page_loads_anything_from_elsewhere(pages, site):
     for name, page in pages.items():
         for target in page.loads:
             assert not urlsplit(target).netloc, f"{name} loads {target}"
@@ -393,7 +393,7 @@ def test_no_page_loads_anything_from_elsewhere(pages, site):  # noqa: F811
                 assert ((site / name).parent / unquote(urlsplit(target).path)).is_file(), f"{name}: {target}"
 
 
-def test_each_link_inside_the_site_leads_somewhere(pages, site):  # noqa: F811
+def test_each_link_inside_the_site_leads_somewhere(pages, site):
     for name, page in pages.items():
         for link in page.links:
             parts = urlsplit(link)
@@ -414,7 +414,7 @@ def test_a_chapter_opens_in_colab_and_binder_from_its_public_home(pages):
         assert f"https://mybinder.org/v2/gh/{owner}/main?urlpath=lab/tree/chapters/{name}.ipynb" in links
 
 
-def test_the_search_finds_words_of_both_languages_and_names_of_the_library(site):  # noqa: F811
+def test_the_search_finds_words_of_both_languages_and_names_of_the_library(site):
     text = (site / "searchindex.js").read_text(encoding="utf-8")
     index = json.loads(text[text.index("(") + 1 : text.rindex(")")])
 
