@@ -114,6 +114,12 @@ def markdown_escaped(text: str) -> str:
     return re.sub(r"([\\*_|<>$\[\]])", r"\\\1", text)
 
 
+def written_pages() -> dict[str, str]:
+    """Pages that are made from a table in data/, as MyST Markdown, by name."""
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in sorted((ROOT / "chapters" / "text").glob("*.md"))}
+    return {"glossary": glossary.page(glossary.read(), texts)}
+
+
 def stage(into: Path) -> Path:
     """Put together what Sphinx reads, anew, and return the folder."""
     shutil.rmtree(into, ignore_errors=True)
@@ -132,8 +138,8 @@ def stage(into: Path) -> Path:
     for page in BOOK.glob("*.md"):
         if page.name not in ("README.md", "index.md"):
             shutil.copy(page, into)
-    texts = {path.stem: path.read_text(encoding="utf-8") for path in sorted((ROOT / "chapters" / "text").glob("*.md"))}
-    (into / "glossary.md").write_text(glossary.page(glossary.read(), texts), encoding="utf-8")
+    for name, text in written_pages().items():
+        (into / f"{name}.md").write_text(text, encoding="utf-8")
     for module in modules():
         (into / "api" / f"{module}.rst").write_text(api_page(module), encoding="utf-8")
     (into / "api" / "index.md").write_text(api_index(modules()), encoding="utf-8")
