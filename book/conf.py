@@ -45,6 +45,7 @@ html_static_path = ["_static"]  # book/make.py gives the staged one
 html_css_files = ["book.css"]
 html_js_files = [("book.js", {"defer": "defer"})]  # it loads mermaid where there is a diagram
 html_show_sphinx = False
+html_context = {"default_mode": "auto"}
 html_theme_options = {"show_navbar_depth": 1, "use_fullscreen_button": False}
 
 home = os.environ.get("HWLIMITS_HOME", "").rstrip("/")

@@ -77,8 +77,9 @@ def fetch(into: Path, wanted: dict[str, dict] | None = None, pack=pack) -> Path:
     nothing of it is kept.
     """
     for name, package in (packages() if wanted is None else wanted).items():
-        home, mark = into / name, into / name / ".sha512"
-        if mark.exists() and mark.read_text() == package["sha512"]:
+        home, mark = into / name, into / name / ".kept"
+        asked = f"{package['sha512']} {package['files']}"  # other files of the same archive are fetched, too
+        if mark.exists() and mark.read_text() == asked:
             continue
         with tempfile.TemporaryDirectory() as folder:
             archive = pack(package.get("package", name), package["version"], Path(folder))
@@ -91,5 +92,5 @@ def fetch(into: Path, wanted: dict[str, dict] | None = None, pack=pack) -> Path:
             home.mkdir(parents=True)
             if not unpack(archive, package["files"], home):
                 raise WebFilesError(f"{name} {package['version']} has no file {package['files']}: see {FILE.name}.")
-        mark.write_text(package["sha512"])
+        mark.write_text(asked)
     return into

@@ -69,7 +69,7 @@ class Seen:
         self.page.on("request", lambda request: self.asked.append(request.url))
         self.page.goto(url, wait_until="load")
         if self.page.locator(".math").count():
-            self.page.wait_for_function("() => window.MathJax?.startup?.promise")
+            self.page.wait_for_function("() => Boolean(window.MathJax?.startup?.promise)")
             self.page.evaluate("() => window.MathJax.startup.promise")
         if self.page.locator("pre.mermaid").count():
             self.page.wait_for_function(

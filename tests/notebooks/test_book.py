@@ -195,7 +195,7 @@ def test_what_is_named_is_kept_with_its_licence_and_fetched_once(tmp_path):
     wanted, pack, calls = planted(files, tmp_path)
     home = web_files.fetch(tmp_path / "web", wanted, pack) / "thing"
     kept = {str(path.relative_to(home)) for path in home.rglob("*") if path.is_file()}
-    assert kept == {"dist/a.js", "LICENSE", ".sha512"}
+    assert kept == {"dist/a.js", "LICENSE", ".kept"}
     web_files.fetch(tmp_path / "web", wanted, pack)
     assert calls == [("thing", "1.0")]
     wanted["thing"]["sha512"] = "another"
@@ -215,7 +215,7 @@ def test_an_archive_without_what_is_used_is_refused(tmp_path):
     wanted, pack, _ = planted({"lib/a.js": b"1"}, tmp_path)
     with pytest.raises(web_files.WebFilesError, match=r"thing 1.0 has no file \['dist"):
         web_files.fetch(tmp_path / "web", wanted, pack)
-    assert not (tmp_path / "web" / "thing" / ".sha512").exists()
+    assert not (tmp_path / "web" / "thing" / ".kept").exists()
 
 
 def test_an_archive_cannot_write_elsewhere(tmp_path):
