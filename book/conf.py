@@ -36,7 +36,10 @@ toc_object_entries_show_parents = "hide"
 mathjax_path = "web/mathjax/tex-svg.js"
 mathjax4_config = {
     "loader": {"paths": {"fonts": "[mathjax]/.."}},
-    "options": {"menuOptions": {"settings": {"collapsible": False}}},
+    # For those who listen: MathML beside each formula. MathJax's speech fetches files, which a folder does not allow.
+    "options": {
+        "menuOptions": {"settings": {"assistiveMml": True, "enrich": False, "speech": False, "braille": False}}
+    },
 }
 
 html_theme = "sphinx_book_theme"
