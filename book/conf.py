@@ -21,6 +21,7 @@ suppress_warnings = ["config.cache"]  # nothing is built from a cache
 
 nb_execution_mode = "off"
 nb_merge_streams = True
+nb_render_markdown_format = "myst"  # what code prints as Markdown has tables and formulas, too
 nb_ipywidgets_js = {}  # they come from elsewhere, and a chapter shows each widget as a figure and a table too
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist", "smartquotes"]
 myst_dmath_double_inline = True
