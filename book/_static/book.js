@@ -25,3 +25,11 @@ function reachable() {
 }
 reachable();
 window.addEventListener("resize", reachable);
+
+// What the theme and MyST-NB leave without a name that a screen reader can use, or with one that is not what is seen.
+for (const folded of document.querySelectorAll('summary[aria-label="Toggle hidden content"]')) folded.removeAttribute("aria-label");
+for (const search of document.querySelectorAll(".search-button-field")) search.removeAttribute("aria-label");
+for (const arrow of document.querySelectorAll(".bd-sidebar summary:not([aria-label])")) {
+  const page = arrow.closest("li")?.querySelector("a");
+  if (!arrow.textContent.trim()) arrow.setAttribute("aria-label", `Pages of ${page ? page.textContent.trim() : "this part"}`);
+}
