@@ -7,7 +7,7 @@ from pathlib import Path
 import nbformat
 
 ROOT = Path(__file__).parents[2]
-CHAPTERS = sorted((ROOT / "chapters").glob("*.ipynb"))
+CHAPTERS = sorted((ROOT / "chapters").glob("[0-9][0-9]_*.ipynb"))
 
 NOT_COMPARED = {"nbval-ignore-output", "nbval-skip"}
 
