@@ -6,7 +6,7 @@ from html import unescape
 
 import pytest
 import yaml
-from chapters import CHAPTERS, typed_measurements
+from chapters import CHAPTERS, code, read, typed_measurements
 
 from hwlimits import data, quiz, widgets
 
@@ -129,6 +129,15 @@ def test_each_chapter_has_a_quiz():
     assert {path.stem for path in CHAPTERS} <= set(quiz.chapters())
     numbers = [name[:2] for name in quiz.chapters()]
     assert len(numbers) == len(set(numbers))
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_a_chapter_closes_with_its_quiz_as_it_is_now(path):
+    """The stored output is the quiz as text: a page has it without a kernel, and it is in step with the file."""
+    last = code(read(path))[-1]
+    assert last.source == f'from hwlimits import quiz\n\nquiz.show("{path.stem}")'
+    (output,) = last.outputs
+    assert output.data["text/markdown"] == quiz.markdown(path.stem), "make execute"
 
 
 def test_the_right_option_has_no_place_of_its_own():

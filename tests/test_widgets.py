@@ -7,6 +7,7 @@ from html import escape, unescape
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from chapters import CHAPTERS, code, read
 from scipy import sparse
 
 from hwlimits import bandwidth, collectives, data, devices, systolic, widgets
@@ -165,6 +166,19 @@ def test_what_is_shown_is_escaped():
     assert "<td>&lt;b&gt;|</td>" in html
     assert "Turning: &lt;k&gt;" in explorer.markdown()
     assert "| <b>/ |" in explorer.markdown()
+
+
+STANDS_IN = {"roofline": "01", "allreduce": "03", "sparsity": "04", "bits": "05", "speedup": "06", "systolic": "07"}
+
+
+@pytest.mark.parametrize(("name", "number"), STANDS_IN.items())
+def test_a_chapter_has_its_explorer_as_a_page_shows_it(name, number):
+    (path,) = [path for path in CHAPTERS if path.stem.startswith(number)]
+    (cell,) = [c for c in code(read(path)) if c.source == f"from hwlimits import widgets\n\nwidgets.{name}()"]
+    figure, text = cell.outputs
+    explorer = getattr(widgets, name)()
+    assert text.data["text/markdown"] == explorer.markdown(), "make execute"
+    assert figure.metadata["image/png"]["alt"] == explorer.at().draw()[1]
 
 
 # --- each against the library, or counted again ------------------------------------------------

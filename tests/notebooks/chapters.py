@@ -76,7 +76,7 @@ def typed_in_code(source):
 
 
 OPENING = ("**You will**", "**You will learn**", "**You need**", "**Time**")
-CLOSING = ("## Take-aways", "## Problems", "## Recipe", "## What this chapter ignores", "## 小结")
+CLOSING = ("## Take-aways", "## Problems", "## Recipe", "## What this chapter ignores", "## Check yourself", "## 小结")
 
 
 def faults_of_form(notebook):
