@@ -3,14 +3,17 @@
 import sys
 from fractions import Fraction
 from html import escape, unescape
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from chapters import CHAPTERS, code, read
+from nbclient import NotebookClient
+from nbformat.v4 import new_code_cell, new_notebook
 from scipy import sparse
 
-from hwlimits import bandwidth, collectives, data, devices, systolic, widgets
+from hwlimits import bandwidth, collectives, data, devices, quiz, systolic, widgets
 from hwlimits.devices import DeviceError
 from hwlimits.parallel import ParallelError
 from hwlimits.quantization import QuantizationError
@@ -179,6 +182,27 @@ def test_a_chapter_has_its_explorer_as_a_page_shows_it(name, number):
     explorer = getattr(widgets, name)()
     assert text.data["text/markdown"] == explorer.markdown(), "make execute"
     assert figure.metadata["image/png"]["alt"] == explorer.at().draw()[1]
+
+
+def test_a_kernel_shows_knobs_or_the_page(tmp_path, monkeypatch):
+    """In a kernel as JupyterLab starts it: a widget, whose state is stored beside its view; or figure and text."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(widgets.__file__).parents[2]))
+    monkeypatch.delenv(widgets.STATIC, raising=False)
+    cells = [
+        "from hwlimits import quiz, widgets\nwidgets.speedup()",
+        "quiz.show('00_start_here')",
+        "import os\nos.environ[widgets.STATIC] = '1'\nwidgets.speedup()",
+    ]
+    notebook = new_notebook(cells=[new_code_cell(cell) for cell in cells])
+    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    view = "application/vnd.jupyter.widget-view+json"
+    shown = [[set(output["data"]) for output in cell.outputs] for cell in notebook.cells]
+    assert shown[:2] == [[{"text/plain", view}], [{"text/plain", view}]]
+    assert shown[2] == [{"text/plain", "image/png"}, {"text/plain", "text/markdown"}]
+    (state,) = notebook.metadata["widgets"].values()
+    names = [model["model_name"] for model in state["state"].values()]
+    assert names.count("SelectionSliderModel") == 3
+    assert names.count("RadioButtonsModel") == len(quiz.questions("00_start_here"))
 
 
 # --- each against the library, or counted again ------------------------------------------------
