@@ -104,7 +104,7 @@ def test_what_is_shown_can_be_read_without_seeing_the_figure(made):
     assert html.count("<img alt=") == 1
     assert len(html.split('<img alt="')[1].split('"')[0]) > 60
     assert '<th scope="col">' in html
-    assert unescape(html).startswith(f"<p>{made().at().said}</p>")
+    assert unescape(html).startswith(f'<p role="status">{made().at().said}</p>')
 
 
 @each
@@ -164,7 +164,7 @@ def test_what_is_shown_is_escaped():
     answer = widgets.Answer("a < b", {}, [{"x": "<b>|"}], lambda: (plt.figure(), 'says "x"'))
     explorer = widgets.Explorer("?", [widgets.Knob("k", "<k>", (1, 2), start=1)], lambda k: answer, {})
     html = explorer.html()
-    assert "<p>a &lt; b</p>" in html
+    assert '<p role="status">a &lt; b</p>' in html
     assert 'alt="says &quot;x&quot;"' in html
     assert "<td>&lt;b&gt;|</td>" in html
     assert "Turning: &lt;k&gt;" in explorer.markdown()

@@ -157,7 +157,7 @@ class Explorer:
         except ValueError as error:
             return f'<p role="alert">{escape(str(error))}</p>'
         image = plots.html_image(figure, escape(alt))
-        return f"<p>{escape(answer.said)}</p>{image}{_html_table(answer.rows, self.units)}"
+        return f'<p role="status">{escape(answer.said)}</p>{image}{_html_table(answer.rows, self.units)}'
 
     def widget(self):
         """The knobs, and under them the answer, which follows them: an ipywidgets box.
@@ -206,13 +206,15 @@ def static() -> bool:
 def cell(value, unit: str = "") -> str:
     """A value as a table shows it: three digits and its unit; a share as per cent with the unit '%'.
 
-    >>> cell(0.25, "%"), cell(2.5e-5, "s"), cell(203.125, "FLOP/byte"), cell("memory"), cell(None), cell(0.05)
-    ('25%', '25 µs', '203 FLOP/byte', 'memory', '', '0.05')
+    >>> cell(0.25, "%"), cell(2.5e-5, "s"), cell(203.125, "FLOP/byte"), cell("memory"), cell(None), cell(16384)
+    ('25%', '25 µs', '203 FLOP/byte', 'memory', '', '16,384')
     """
     if value is None or isinstance(value, str):
         return value or ""
     if value in (float("inf"), float("-inf")):
         return "infinite" if value > 0 else "-infinite"
+    if isinstance(value, int) and not unit:
+        return f"{value:,}"  # a count, exactly
     if unit == "%":
         return f"{100 * value:.3g}%"
     if unit in _PLAIN:
