@@ -12,8 +12,9 @@ WORKERS ?= 2
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 # In order: the first one measures this computer, and the others find its card.
-CHAPTERS := $(sort $(wildcard chapters/*.ipynb))
-NBVAL := $(RUN) -m pytest -q --nbval --nbval-current-env --nbval-cell-timeout=900 -o addopts=
+CHAPTERS := $(sort $(wildcard chapters/[0-9][0-9]_*.ipynb))
+# What is stored is what explorers and quizzes show without a kernel.
+NBVAL := HWLIMITS_STATIC=1 $(RUN) -m pytest -q --nbval --nbval-current-env --nbval-cell-timeout=900 -o addopts=
 # In a container one often is root, and JupyterLab wants to be told that this is meant.
 LAB_OPTIONS := $(if $(filter 0,$(shell id -u)),--allow-root)
 
@@ -45,17 +46,21 @@ test: $(INSTALLED)  ## every check: style, library, doctests, notebooks
 	$(RUN) -m pytest -q tests/notebooks/after_nbval.py
 
 lab: $(INSTALLED)  ## open JupyterLab on the course
-	$(RUN) -m jupyter lab $(LAB_OPTIONS) chapters/00_start_here.ipynb
+	$(RUN) -m jupyter lab $(LAB_OPTIONS) chapters/index.ipynb
 
 execute: $(INSTALLED)  ## run the chapters and keep their outputs (after editing chapters/text/)
 	set -e; for text in chapters/text/*.md; do \
 		notebook=chapters/$$(basename $$text .md).ipynb; \
 		$(RUN) -m jupytext --sync $$text; \
-		$(RUN) -m jupyter nbconvert --to notebook --inplace --execute \
+		HWLIMITS_STATIC=1 $(RUN) -m jupyter nbconvert --to notebook --inplace --execute \
 			--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.timeout=1800 $$notebook; \
 		$(RUN) -m jupyter nbconvert --to notebook --inplace --coalesce-streams $$notebook; \
 		$(RUN) -m jupytext --sync $$notebook; \
 	done
+	$(RUN) chapters/make.py
+
+index: $(INSTALLED)  ## make chapters/index.ipynb, from which the chapters open, from what they say of themselves
+	$(RUN) chapters/make.py
 
 results-case-study: $(INSTALLED)  ## make data/results/case_study.json: five seeds, all of MNIST; resumes (ENGINE=own: case_study_own.json, three seeds)
 	$(RUN) -m hwlimits.training.case_study --full --engine $(ENGINE)
@@ -102,6 +107,9 @@ labs: $(INSTALLED)  ## make labs/release, what students get, from labs/source
 teaching: $(INSTALLED)  ## make the pages for teachers: build/teaching/index.html
 	$(RUN) labs/make.py teaching
 
+book: $(INSTALLED)  ## make the course as a web site that works offline: build/book/html/index.html (npm, once)
+	$(RUN) book/make.py
+
 workers: $(INSTALLED)  ## train the case study's network with N=2 workers, processes of this computer
 	$(RUN) -m hwlimits.training.workers --workers $(or $(N),2)
 
@@ -137,4 +145,4 @@ format: $(INSTALLED)  ## format the code
 clean:  ## remove what was built (the virtual environment and trained models)
 	rm -rf $(VENV) build dist
 
-.PHONY: help setup case-study test lab execute results-case-study results-choices results-memory results-kernel-differences results-predictions results-gains results-qat results-frontier results-frontier-choices results-fast-cnn results-scaling results-systolic results-classroom labs teaching workers bench bench-compression bench-coding gpu-bench xla-bench lock format clean
+.PHONY: help setup case-study test lab execute index results-case-study results-choices results-memory results-kernel-differences results-predictions results-gains results-qat results-frontier results-frontier-choices results-fast-cnn results-scaling results-systolic results-classroom labs teaching book workers bench bench-compression bench-coding gpu-bench xla-bench lock format clean

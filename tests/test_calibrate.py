@@ -529,6 +529,69 @@ def test_an_interruption_is_no_failed_part():
         run([Part(("a",), 1, interrupted)], progress=False)
 
 
+@pytest.fixture
+def interrupted_once(monkeypatch):
+    """Three parts, the second of which is interrupted when it is first measured, and what was measured when."""
+    begun = []
+
+    def part(name):
+        def measure(tick):
+            begun.append(name)
+            if begun.count("b") == 1 and name == "b":
+                raise KeyboardInterrupt
+            return [Number(name, name, 1, float(len(begun)), "s", 0.0, 3, "planted")], {f"{name} not": "planted"}
+
+        return Part((name,), 1, measure)
+
+    monkeypatch.setattr(module, "parts", lambda quick=False: [part(name) for name in "abc"])
+    monkeypatch.setattr(module, "_kept", {False: {}, True: {}})
+    return begun
+
+
+def test_an_interrupted_calibration_goes_on(interrupted_once):
+    with pytest.raises(KeyboardInterrupt):
+        module.calibrate(progress=False)
+    card = module.calibrate(progress=False)
+    assert interrupted_once == ["a", "b", "b", "c"], "what was done is not measured again"
+    assert [(n.quantity, n.value) for n in card.numbers] == [("a", 1.0), ("b", 3.0), ("c", 4.0)]
+    assert set(card.left_out) == {"a not", "b not", "c not"}
+    module.calibrate(progress=False)
+    assert interrupted_once == ["a", "b", "b", "c", "a", "b", "c"], "one that ended leaves nothing to the next"
+
+
+def test_a_quick_calibration_takes_nothing_from_one_that_is_not(interrupted_once):
+    with pytest.raises(KeyboardInterrupt):
+        module.calibrate(progress=False)
+    module.calibrate(quick=True, progress=False)
+    assert interrupted_once == ["a", "b", "a", "b", "c"]
+
+
+@pytest.mark.parametrize(("later_s", "wanted"), [(module.KEPT_S - 1, 1), (module.KEPT_S + 1, 2)])
+def test_what_was_measured_long_ago_is_measured_again(later_s, wanted):
+    now, measured, kept = [0.0], [], {}
+
+    def measure(tick):
+        measured.append(now[0])
+        return [], {}
+
+    for now[0] in (100.0, 100.0 + later_s):
+        run([Part(("a",), 1, measure)], progress=False, clock=lambda: now[0], kept=kept)
+    assert len(measured) == wanted
+
+
+def test_a_part_that_failed_is_tried_again():
+    tried, kept = [], {}
+
+    def fails(tick):
+        tried.append(1)
+        raise ValueError("no")
+
+    for _ in range(2):
+        _, left_out = run([Part(("a",), 1, fails)], progress=False, kept=kept)
+    assert (len(tried), kept) == (2, {})
+    assert left_out == {"a": "ValueError: no"}
+
+
 def test_the_bar_names_what_is_measured_and_moves_with_time(capsys):
     now = [0.0]
     shown = []
@@ -595,10 +658,12 @@ def test_a_card_is_put_together_of_what_the_parts_found(monkeypatch, quick):
     asked = []
     monkeypatch.setattr(module, "parts", lambda q: asked.append(q) or ["part"])
     mixed = [points[0], numbers[0], points[1], numbers[1]]
-    monkeypatch.setattr(module, "run", lambda *a: asked.append(a) or (mixed, {"overhead c": "why"}))
+    monkeypatch.setattr(
+        module, "run", lambda *a, kept: asked.append((*a, dict(kept))) or (mixed, {"overhead c": "why"})
+    )
     monkeypatch.setattr(module, "describe", lambda: {"usable_cores": 77})
     found = calibrate(quick, progress=False)
-    assert asked == [quick, (["part"], False)]
+    assert asked == [quick, (["part"], False, {})]
     assert (found.numbers, found.operators, found.left_out) == (numbers, points, {"overhead c": "why"})
     assert found.provenance["command"] == "hwlimits calibrate" + " --quick" * quick
     assert found.machine["usable_cores"] == 77

@@ -404,6 +404,17 @@ def test_without_a_card_one_is_measured_said_and_stored(stored, calibrations, ca
     assert len(calibrations) == 1
 
 
+def test_an_interrupted_calibration_says_how_to_go_on_and_stores_nothing(stored, monkeypatch, capsys):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hwlimits.machine.calibrate.calibrate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        card()
+    assert "interrupted; call it again in this program, and it goes on from there" in capsys.readouterr().err
+    assert not stored.exists()
+
+
 @pytest.mark.parametrize(
     "change", [{"cpu": "Other"}, {"cores": 999}, {"threads": 999}, {"os": "Linux other"}], ids=lambda c: next(iter(c))
 )

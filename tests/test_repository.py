@@ -239,8 +239,10 @@ def test_the_wheel_carries_the_data_and_works_without_the_checkout(tmp_path):
     program = (
         f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r})\n"
         "import hwlimits\n"
+        "from hwlimits import quiz, widgets\n"
         "from hwlimits.training import case_study, mnist\n"
-        "print(hwlimits.__file__, len(mnist.load('mnist-5k').x_train), len(case_study.stored()['runs']))"
+        "print(hwlimits.__file__, len(mnist.load('mnist-5k').x_train), len(case_study.stored()['runs']))\n"
+        "assert quiz.questions('04_pruning') and widgets.sparsity().at().rows"
     )
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")

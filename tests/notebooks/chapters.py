@@ -7,7 +7,7 @@ from pathlib import Path
 import nbformat
 
 ROOT = Path(__file__).parents[2]
-CHAPTERS = sorted((ROOT / "chapters").glob("*.ipynb"))
+CHAPTERS = sorted((ROOT / "chapters").glob("[0-9][0-9]_*.ipynb"))
 
 NOT_COMPARED = {"nbval-ignore-output", "nbval-skip"}
 
@@ -76,7 +76,7 @@ def typed_in_code(source):
 
 
 OPENING = ("**You will**", "**You will learn**", "**You need**", "**Time**")
-CLOSING = ("## Take-aways", "## Problems", "## Recipe", "## What this chapter ignores", "## 小结")
+CLOSING = ("## Take-aways", "## Problems", "## Recipe", "## What this chapter ignores", "## Check yourself", "## 小结")
 
 
 def faults_of_form(notebook):

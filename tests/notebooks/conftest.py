@@ -1,6 +1,8 @@
 """A machine card with round numbers, so that labs need no calibration to be checked."""
 
 import pytest
+from book_site import site  # noqa: F401
+from browsing import browser  # noqa: F401
 
 from hwlimits.machine.card import Card, Number
 from hwlimits.machine.provenance import provenance

@@ -13,7 +13,7 @@ import hwlimits.cli.terminal as terminal
 from hwlimits.cli.options import Json
 
 if TYPE_CHECKING:
-    from hwlimits.compressed import Network
+    from hwlimits import compressed
 
 
 def evaluate(
@@ -34,7 +34,7 @@ def evaluate(
 class Evaluation:
     """A file's network, the bits of its parts, and the test images that get a wrong class."""
 
-    network: Network
+    network: compressed.Network
     file_bytes: int
     parts: dict[str, float]
     wrong: int

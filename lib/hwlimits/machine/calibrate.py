@@ -33,6 +33,7 @@ from hwlimits.machine.record import Card, Number
 
 OPERATORS_LIMIT_S = 300  # a process that hangs must not hold up the rest; these take a minute
 PROCESS_LIMIT_S = 60
+KEPT_S = 1800  # parts of an interrupted calibration that are older describe another afternoon
 Found = tuple[list[Number | Point], dict[str, str]]  # what was measured; what was left out, and why
 Tick = Callable[[str], None]  # told what is being measured now
 
@@ -46,17 +47,23 @@ class Part:
     measure: Callable[[Tick], Found]
 
 
+Kept = dict[int, tuple[float, Found]]  # the place of a part among all -> when it was measured, and what it found
+_kept: dict[bool, Kept] = {False: {}, True: {}}  # of a calibration that was interrupted, quick or not
+
+
 def calibrate(quick: bool = False, progress: bool = True) -> Card:
     """Measure this computer and return its card; nothing is written (`Card.write` and `card()` do that).
 
     quick     about 30 s: fewer and shorter samples, a smaller file, and TensorFlow imported once
     progress  a bar on stderr that names what is being measured
 
-    Never fails for one part: what can't be measured is in `left_out`, with the reason.
+    Never fails for one part: what can't be measured is in `left_out`, with the reason. Interrupted, it keeps the parts
+    that were done, and the next call in the same program goes on after them, for half an hour.
     """
     record = provenance(f"hwlimits calibrate{' --quick' if quick else ''}")  # before the work: what is going to do it
     record["machine"] |= describe()
-    found, left_out = run(parts(quick), progress)
+    found, left_out = run(parts(quick), progress, kept=_kept[quick])
+    _kept[quick].clear()  # the next one measures everything
     numbers, operators = (tuple(x for x in found if isinstance(x, kind)) for kind in (Number, Point))
     return Card(numbers, record, left_out, operators)
 
@@ -88,12 +95,19 @@ def not_measured(card: Card) -> list[str]:
     return [name for name in names if name not in found]
 
 
-def run(todo: list[Part], progress: bool = True, clock: Callable[[], float] = time.perf_counter) -> Found:
+def run(
+    todo: list[Part],
+    progress: bool = True,
+    clock: Callable[[], float] = time.perf_counter,
+    kept: Kept | None = None,
+) -> Found:
     """Measure the parts one after the other, with a progress bar in expected seconds.
 
     What a part promised and did not give is left out with the reason why it failed; so is a number
-    that is not a positive one (a slope lost in noise).
+    that is not a positive one (a slope lost in noise). What is in `kept`, not older than KEPT_S, is taken from there;
+    each part that was measured is put there.
     """
+    kept = {} if kept is None else kept
     from tqdm import tqdm
 
     numbers: list[Number | Point] = []
@@ -102,7 +116,7 @@ def run(todo: list[Part], progress: bool = True, clock: Callable[[], float] = ti
     form = "{desc:<32}{percentage:3.0f}% |{bar}| {elapsed}, about {remaining} left"
     total_s = sum(part.expected_s for part in todo)
     with tqdm(total=total_s, bar_format=form, disable=not progress, mininterval=0.2) as bar:
-        for part in todo:
+        for place, part in enumerate(todo):
             started = clock()
 
             def tick(what: str, part=part, started=started, begun_s=begun_s) -> None:
@@ -111,7 +125,11 @@ def run(todo: list[Part], progress: bool = True, clock: Callable[[], float] = ti
                 bar.update(begun_s + min(clock() - started, part.expected_s) - bar.n)
 
             try:
-                found, missing = part.measure(tick)
+                measured_s, before = kept.get(place, (-math.inf, None))
+                if before is None or started - measured_s > KEPT_S:
+                    before = part.measure(tick)
+                    kept[place] = clock(), before
+                found, missing = before[0], dict(before[1])
             except Exception as error:  # whatever it is, the other parts can still be measured
                 found, missing = [], {name: reason(error) for name in part.gives}
             for number in found:

@@ -46,7 +46,11 @@ def card() -> Card:
     else:
         why = "this computer has no machine card yet"
     print(f"hwlimits: {why}; measuring one now, about two minutes.", file=sys.stderr)
-    found = calibrate()
+    try:
+        found = calibrate()
+    except KeyboardInterrupt:
+        print("hwlimits: interrupted; call it again in this program, and it goes on from there.", file=sys.stderr)
+        raise
     try:
         found.write(path)
     except OSError as error:

@@ -152,7 +152,7 @@ def _gpt_2(tokens: int) -> keras.Model:
     table = layers.Embedding(vocabulary, width, name="embedding")
     token = keras.Input((tokens,), dtype="int32", name="token")
     position = keras.Input((tokens,), dtype="int32", name="position")
-    x = layers.Add()([table(token), layers.Embedding(positions, width)(position)])
+    x = layers.Add()([table(token), layers.Embedding(positions, width, name="positions")(position)])
     for i in range(depth):
         y = _normalization(1e-5, center=False)(x)
         x = layers.Add()([x, _attention(f"attention{i}", heads, width, use_bias=False)(y, y, use_causal_mask=True)])

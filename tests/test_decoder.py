@@ -1,0 +1,148 @@
+"""The decoder that runs: against Keras' layers with the same weights, with and without its cache; what it refuses."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import special
+
+from hwlimits.decoder import RunningDecoder, decoding, gelu_tanh, normalized, softmax
+from hwlimits.transformer import Decoder, TransformerError
+
+SMALL = Decoder("small", vocabulary=61, width=24, layers=3, heads=4, inner=40, bias=False, positions=20)
+
+
+@pytest.fixture
+def tokens():
+    return np.random.default_rng(1).integers(0, SMALL.vocabulary, (2, 9))
+
+
+def lively(decoder):
+    """Weights large enough that each part matters, and norms that are not 1."""
+    random = np.random.default_rng(5)
+    for name, array in decoder.weights.items():
+        array[...] = random.normal(1 if "norm" in name else 0, 0.3, array.shape)
+    return decoder
+
+
+def keras_scores(weights, tokens):
+    """Scores of every position, from Keras' own attention, normalization and dense layers."""
+    from hwlimits.training.keras import keras, tf
+
+    layers, width, heads = keras.layers, SMALL.width, SMALL.heads
+
+    def with_weights(layer, x, *arrays, **options):
+        layer(x, *([x] if isinstance(layer, layers.MultiHeadAttention) else []), **options)
+        layer.set_weights(arrays)
+        return layer(x, *([x] if isinstance(layer, layers.MultiHeadAttention) else []), **options)
+
+    def norm(x, name):
+        return with_weights(layers.LayerNormalization(epsilon=1e-5, center=False), x, weights[name])
+
+    x = tf.constant(weights["table"][tokens] + weights["positions"][: tokens.shape[1]])
+    for i in range(SMALL.layers):
+        query, key, value = (a.reshape(width, heads, -1) for a in np.split(weights[f"{i}.qkv"], 3, axis=1))
+        out = weights[f"{i}.out"].reshape(heads, -1, width)
+        attention = layers.MultiHeadAttention(heads, width // heads, use_bias=False)
+        x = x + with_weights(attention, norm(x, f"{i}.norm1"), query, key, value, out, use_causal_mask=True)
+        inner = with_weights(layers.Dense(SMALL.inner, use_bias=False), norm(x, f"{i}.norm2"), weights[f"{i}.up"])
+        inner = tf.nn.gelu(inner, approximate=True)
+        x = x + with_weights(layers.Dense(width, use_bias=False), inner, weights[f"{i}.down"])
+    return norm(x, "norm").numpy() @ weights["table"].T
+
+
+def test_it_says_what_keras_layers_say(tokens):
+    decoder = lively(RunningDecoder(SMALL, sequences=2))
+    expected = keras_scores(decoder.weights, tokens)
+    np.testing.assert_allclose(decoder.step(tokens), expected[:, -1], rtol=1e-3, atol=1e-3)
+    decoder.forget()
+    for i in range(tokens.shape[1]):
+        scores = decoder.step(tokens[:, i : i + 1])
+        np.testing.assert_allclose(scores, expected[:, i], rtol=1e-3, atol=1e-3, err_msg=f"token {i}")
+
+
+@pytest.mark.parametrize("cut", [1, 4, 8])
+def test_the_cache_changes_nothing(tokens, cut):
+    whole, parts = (lively(RunningDecoder(SMALL, sequences=2)) for _ in range(2))
+    expected = whole.step(tokens)
+    parts.step(tokens[:, :cut])
+    np.testing.assert_allclose(parts.step(tokens[:, cut:]), expected, rtol=1e-4, atol=1e-4)
+    assert whole.length == parts.length == 9
+
+
+def test_texts_side_by_side_do_not_see_each_other(tokens):
+    both = lively(RunningDecoder(SMALL, sequences=2)).step(tokens)
+    for row, scores in zip(tokens, both, strict=True):
+        np.testing.assert_allclose(lively(RunningDecoder(SMALL)).step(row[None])[0], scores, rtol=1e-4, atol=1e-4)
+
+
+def test_later_tokens_change_nothing_before_them(tokens):
+    decoder = lively(RunningDecoder(SMALL, sequences=2))
+    first = decoder.step(tokens[:, :5])
+    decoder.step(tokens[:, 5:])
+    decoder.forget(4)
+    np.testing.assert_allclose(decoder.step(tokens[:, 4:5]), first, rtol=1e-4, atol=1e-4)
+
+
+def test_it_has_the_parameters_that_were_counted():
+    decoder = RunningDecoder(SMALL)
+    assert sum(array.size for array in decoder.weights.values()) == SMALL.parameters
+    assert {array.dtype for array in decoder.weights.values()} == {np.dtype(np.float32)}
+    assert decoder._keys.nbytes + decoder._values.nbytes == SMALL.cache_bytes(SMALL.positions, number_bytes=4)
+    assert decoder.step(np.zeros((1, 3), int)).dtype == np.float32, "nothing widens to float64 on the way"
+
+
+def test_what_is_timed_writes_the_same_token_each_time():
+    write_one = decoding(lively(RunningDecoder(SMALL, sequences=2)), 7)
+    np.testing.assert_array_equal(write_one(), write_one())
+
+
+def test_parts_against_scipy():
+    x = np.random.default_rng(0).normal(0, 2, (5, 7))
+    np.testing.assert_allclose(softmax(x.copy()), special.softmax(x, axis=-1))
+    np.testing.assert_allclose(gelu_tanh(x), x * special.ndtr(x), atol=1e-3)
+    y = normalized(x, np.full(7, 2.0))
+    np.testing.assert_allclose(y.mean(axis=1), 0, atol=1e-12)
+    np.testing.assert_allclose(y.std(axis=1), 2, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"bias": True}, "it has biases; what runs here has learned positions"),
+        ({"gated": True, "rms": True}, "it has a gate, RMS normalization;"),
+        ({"positions": 0}, "it has no learned positions"),
+        ({"tied": False}, "it has a table of its own for scores"),
+        ({"key_heads": 2}, "it has fewer key heads"),
+        ({"activation": "relu"}, "it has relu"),
+        ({"head_width": 5}, "its 4 heads of 5 must fill its width, 24"),
+    ],
+)
+def test_a_decoder_of_another_kind_is_refused(change, message):
+    with pytest.raises(TransformerError, match=re.escape(message)):
+        RunningDecoder(replace(SMALL, **change))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        (np.zeros(3, int), "tokens have shape (3,); it must be (1, new)"),
+        (np.zeros((2, 3), int), "tokens have shape (2, 3); it must be (1, new)"),
+        (np.zeros((1, 0), int), "tokens have shape (1, 0)"),
+        (np.zeros((1, 21), int), "0 + 21 tokens, and small has 20 positions"),
+        (np.full((1, 3), 61), "whole numbers from 0 to 60"),
+        (np.full((1, 3), -1), "whole numbers from 0 to 60"),
+        (np.zeros((1, 3)), "whole numbers from 0 to 60"),
+    ],
+)
+def test_tokens_that_can_not_be(tokens, message):
+    decoder = RunningDecoder(SMALL)
+    with pytest.raises(TransformerError, match=re.escape(message)):
+        decoder.step(tokens)
+    assert decoder.length == 0
+
+
+def test_no_more_can_be_forgotten_than_is_there():
+    with pytest.raises(TransformerError, match=re.escape("forget(length=1): the cache has 0 tokens")):
+        RunningDecoder(SMALL).forget(1)

@@ -1,0 +1,271 @@
+"""A decoder's counts by hand, by its arrays and from Keras; bounds beside published speeds; what can't be."""
+
+import math
+import re
+from dataclasses import replace
+from datetime import date
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hwlimits import data, devices, transformer
+from hwlimits.counting import Cost, CountError
+from hwlimits.devices import DeviceError
+from hwlimits.roofline import Roofline
+from hwlimits.transformer import (
+    MODELS,
+    Decoder,
+    TransformerError,
+    balance,
+    forecast,
+    most_sequences,
+    on_devices,
+)
+
+LLAMA, GPT_2, MISTRAL = MODELS["llama-2-7b"], MODELS["gpt-2"], MODELS["mistral-7b"]
+TINY = Decoder("tiny", vocabulary=50, width=8, layers=2, heads=2, inner=32, positions=64)
+MACHINE = Roofline("made up", 1e12, {"memory": 1e11})
+
+# --- parameters ---
+
+
+def test_gpt_2_by_hand():
+    """Radford et al. 2019, table 2: 117 M in print, 124 M in the checkpoint, whose arrays are these."""
+    table, positions = 50_257 * 768, 1024 * 768
+    attention = 768 * 2304 + 2304 + 768 * 768 + 768
+    feed_forward = 768 * 3072 + 3072 + 3072 * 768 + 768
+    assert GPT_2.parameters == table + positions + 12 * (attention + feed_forward + 4 * 768) + 2 * 768
+    assert round(GPT_2.parameters / 1e6) == 124
+    assert round(MODELS["distilgpt2"].parameters / 1e6) == 82, "as its README says"
+
+
+def arrays_of_llama(vocabulary, width, layers, heads, key_heads, inner):
+    """The arrays of a Llama's checkpoint by their names there."""
+    head = width // heads
+    layer = {
+        "q_proj": (heads * head, width), "k_proj": (key_heads * head, width), "v_proj": (key_heads * head, width),
+        "o_proj": (width, heads * head), "gate_proj": (inner, width), "up_proj": (inner, width),
+        "down_proj": (width, inner), "input_layernorm": (width,), "post_attention_layernorm": (width,),
+    }  # fmt: skip
+    around = {"embed_tokens": (vocabulary, width), "norm": (width,), "lm_head": (vocabulary, width)}
+    return around | {f"{i}.{name}": shape for i in range(layers) for name, shape in layer.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "dimensions", "published_billions"),
+    [
+        ("llama-2-7b", (32_000, 4096, 32, 32, 32, 11_008), 6.74),
+        ("llama-2-70b", (32_000, 8192, 80, 64, 8, 28_672), 68.98),
+        ("mistral-7b", (32_000, 4096, 32, 32, 8, 14_336), 7.24),
+        ("llama-3.1-8b", (128_256, 4096, 32, 32, 8, 14_336), 8.03),
+    ],
+)
+def test_llamas_array_by_array(name, dimensions, published_billions):
+    arrays = arrays_of_llama(*dimensions)
+    model, total = MODELS[name], sum(map(math.prod, arrays.values()))
+    assert model.parameters == total
+    assert round(total / 1e9, 2) == published_billions
+    assert model.read_parameters == total - math.prod(arrays["embed_tokens"])
+    assert sum(model.parts.values()) == total
+    assert model.weights_bytes(2) == 2 * total
+    # what multiplies a token: all but the table and the norms, each once
+    matrices = [s for n, s in arrays.items() if len(s) == 2 and n != "embed_tokens"]
+    assert model.step(1, 0).macs == sum(map(math.prod, matrices)) + 2 * dimensions[2] * dimensions[1]
+
+
+def test_the_cache_by_hand():
+    """Half a MiB a token of Llama-2-7B in fp16: two numbers for each of 32 layers x 32 heads x 128."""
+    assert LLAMA.cache_bytes(1) == 2 * 32 * 32 * 128 * 2 == 2**19
+    assert LLAMA.cache_bytes(4096) == 2**31
+    assert MISTRAL.cache_bytes(1) == 2**17
+    assert GPT_2.cache_bytes(1024, sequences=3, number_bytes=4) == 3 * 1024 * 2 * 12 * 768 * 4
+    assert LLAMA.cache_bytes(0) == 0
+    assert LLAMA.cache_bytes(10, number_bytes=0.5) == 10 * 2**17
+
+
+# --- arithmetic ---
+
+
+@pytest.mark.parametrize("tokens", [1, 5, 16])
+def test_prefill_is_what_counting_the_keras_model_gives(tokens):
+    """The other count goes through Keras' layers; that model has no biases, and gelu with the error function."""
+    from hwlimits.training import cost, zoo
+
+    total = cost.cost(zoo.build("gpt-2-124m", sequence_length=tokens)).total
+    model = replace(GPT_2, bias=False, activation="gelu")
+    step = model.step(tokens, scored=tokens)
+    assert model.parameters == total.parameters
+    assert step.macs == total.macs
+    assert step.other_flops == total.other_flops
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 30), st.integers(0, 20), st.integers(1, 9))
+def test_steps_add_up(new, past, sequences):
+    """One token after the other multiplies as often as all at once, less the half of the scores that a mask hides."""
+    together = TINY.step(new, past, scored=new)
+    singly = sum((TINY.step(1, past + i) for i in range(new)), Cost())
+    hidden = TINY.layers * 2 * TINY.heads * TINY.head_width * (new * (new - 1) // 2)
+    assert singly.macs + hidden == together.macs
+    assert singly.bytes_read >= together.bytes_read, "weights are read again by each step"
+    several = TINY.step(new, past, sequences)
+    assert several.macs == sequences * TINY.step(new, past).macs
+    assert several.bytes <= sequences * TINY.step(new, past).bytes
+
+
+def test_rotation_and_gate_are_counted():
+    gated = replace(TINY, positions=0, gated=True, bias=False, rms=True, activation="silu")
+    plain = replace(gated, gated=False)
+    per_layer_macs = 8 * 32
+    assert gated.step(1).macs - plain.step(1).macs == 2 * per_layer_macs
+    assert gated.step(1).other_flops - plain.step(1).other_flops == 2 * 32, "one product for each inner element"
+    learned = replace(plain, positions=64)
+    assert plain.step(1).other_flops - learned.step(1).other_flops == 2 * 3 * (8 + 8) - 8
+
+
+def test_bytes_of_a_step_array_by_array():
+    """Decode of two texts with five tokens each, by adding up what must be touched."""
+    model = replace(TINY, tied=False)
+    everything = model.parameters - 50 * 8 - 64 * 8  # but the tables
+    rows = 2 * 8 + 8  # each text's embedding, one position
+    cost = model.step(1, past=5, sequences=2, weight_bytes=1, number_bytes=2)
+    assert cost.bytes_read == (everything + rows) * 1 + 2 * 5 * (2 * 2 * 8) * 2
+    assert cost.bytes_written == 2 * 1 * (2 * 2 * 8) * 2 + 2 * 50 * 2
+    tied = TINY.step(1, past=5, sequences=2, weight_bytes=1, number_bytes=2)
+    assert tied.bytes_read == TINY.parameters - 64 * 8 + 8 + 2 * 5 * 32 * 2, "the table is read once, rows and all"
+    assert TINY.step(4, scored=0).macs == TINY.step(4, scored=1).macs - 50 * 8
+
+
+# --- time ---
+
+
+def test_a_forecast_by_hand():
+    """1 TFLOP/s and 100 GB/s: the times are FLOPs and bytes over these, whichever is longer."""
+    made = forecast(LLAMA, MACHINE, prompt=512, generated=101, sequences=1)
+    middle = LLAMA.step(1, 562)
+    assert made.step_s == pytest.approx(middle.bytes / 1e11)
+    assert made.step_bound == "memory"
+    assert made.prefill_s == pytest.approx(LLAMA.step(512).flops / 1e12)
+    assert made.prefill_bound == "compute"
+    assert made.total_s == pytest.approx(made.prefill_s + sum(LLAMA.step(1, 512 + i).bytes / 1e11 for i in range(101)))
+    assert made.tokens_per_s == pytest.approx(1 / made.step_s)
+    assert made.needed_bytes == 2 * LLAMA.parameters + 613 * 2**19
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 64), st.sampled_from([0.5, 1, 2, 4]), st.sampled_from(sorted(MODELS)))
+def test_smaller_weights_are_never_slower_and_more_texts_never_less(sequences, weight_bytes, name):
+    def made(n, size):
+        return forecast(MODELS[name], MACHINE, prompt=64, generated=32, sequences=n, weight_bytes=size)
+
+    here = made(sequences, weight_bytes)
+    assert made(sequences, weight_bytes / 2).step_s <= here.step_s
+    assert made(sequences + 1, weight_bytes).tokens_per_s >= here.tokens_per_s * (1 - 1e-12)
+    assert made(sequences + 1, weight_bytes).step_s >= here.step_s
+
+
+@pytest.mark.parametrize("past", [0, 16, 60])
+def test_balance_is_where_the_bound_changes(past):
+    machine = Roofline("wide", 1e12, {"memory": 5e10})
+    found = balance(TINY, machine, past)
+    if found == math.inf:
+        assert machine.bound(TINY.step(1, past, sequences=10**6)) == "memory"
+    else:
+        assert machine.bound(TINY.step(1, past, sequences=math.floor(found))) == "memory"
+        assert machine.bound(TINY.step(1, past, sequences=math.ceil(found) + 1)) == "compute"
+
+
+def test_long_texts_never_balance():
+    h100 = Roofline.of_device(devices.device("h100-sxm"), "bf16")
+    assert 290 < balance(LLAMA, h100, 0) < 310, "FLOPs a byte of its ridge point: 295, and a little for the rest"
+    assert balance(LLAMA, h100, 1024) == math.inf
+    assert balance(MODELS["llama-2-70b"], h100, 1024) < math.inf, "ten times the FLOPs, and five eighths of the cache"
+
+
+def test_most_sequences_fit_and_one_more_does_not():
+    for tokens in (1, 100, 4096):
+        n = most_sequences(LLAMA, 80e9, tokens)
+        assert LLAMA.weights_bytes() + LLAMA.cache_bytes(tokens, n) <= 80e9
+        assert LLAMA.weights_bytes() + LLAMA.cache_bytes(tokens, n + 1) > 80e9
+    assert most_sequences(LLAMA, 8e9, 100) == 0
+
+
+def test_rows_of_devices():
+    rows = on_devices(LLAMA, ["h100-sxm", "t4", "apple-m1", "rp2040"], prompt=512, generated=128)
+    by_name = {row["device"]: row for row in rows}
+    h100 = devices.device("h100-sxm")
+    assert by_name["h100-sxm"]["precision"] == "bf16"
+    assert by_name["h100-sxm"]["step_s"] == pytest.approx(LLAMA.step(1, 575).bytes / h100.memory_bytes_per_s)
+    assert by_name["t4"]["precision"] == "fp16", "it has no bf16"
+    assert by_name["t4"]["fits"], "13.5 GB and 0.3 of cache in 16"
+    assert not on_devices(LLAMA, ["t4"], prompt=3000, generated=3000)[0]["fits"]
+    assert "apple-m1 has no published peak for 'bf16'" in by_name["apple-m1"]["why"]
+    assert "tokens_per_s" not in by_name["apple-m1"]
+    (named,) = on_devices(LLAMA, ["apple-m1"], precisions=("fp32",), prompt=512, generated=128, weight_bytes=0.625)
+    assert named["step_bound"] == "memory"
+    assert not named["why"]
+    with pytest.raises(DeviceError, match="No device 'h1000'"):
+        on_devices(LLAMA, ["h1000"], prompt=1, generated=1)
+
+
+def test_a_device_without_a_bandwidth_says_so():
+    (row,) = on_devices(GPT_2, ["rp2040"], precisions=("int16",), prompt=1, generated=1)
+    assert "rp2040 has no 'memory.bandwidth'" in row["why"]
+
+
+# --- published ---
+
+
+def test_no_published_speed_beats_its_bound():
+    rows = data.papers("decoding_rates")
+    assert len(rows) >= 5
+    for row in rows:
+        machine = Roofline.of_device(devices.device(row["device"]), "bf16")
+        made = forecast(
+            MODELS[row["network"]], machine, prompt=row["prompt"], generated=row["generated"],
+            weight_bytes=row["weight_bytes"],
+        )  # fmt: skip
+        assert made.step_bound == "memory"
+        assert 0.25 < row["tokens_per_s"] / made.tokens_per_s < 1, row
+        assert isinstance(row["read"], date)
+        assert re.search(r"github|arXiv", row["source"])
+
+
+# --- what can't be ---
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: replace(TINY, width=0), "Decoder 'tiny'(width=0): must be a whole number, at least 1"),
+        (lambda: replace(TINY, layers=2.0), "Decoder 'tiny'(layers=2.0): must be a whole number"),
+        (lambda: replace(TINY, positions=-1), "Decoder 'tiny'(positions=-1): must be a whole number, at least 0"),
+        (lambda: Decoder("odd", 10, 10, 1, 3, 4), "3 heads don't divide a width of 10; give head_width"),
+        (lambda: replace(TINY, key_heads=3), "2 heads can't share 3 key heads evenly"),
+        (lambda: TINY.step(0), "step(new=0): must be a whole number, at least 1"),
+        (lambda: TINY.step(True), "step(new=True): must be a whole number, at least 1"),
+        (lambda: TINY.step(1, past=-1), "step(past=-1): must be a whole number, at least 0"),
+        (lambda: TINY.step(5, past=60), "tiny has 64 positions, so it can't take 65 tokens"),
+        (lambda: TINY.step(2, scored=3), "step(new=2, scored=3): no more can be scored than is new"),
+        (lambda: TINY.step(1, weight_bytes=0), "step(weight_bytes=0): bytes of a number are above 0"),
+        (lambda: TINY.step(1, number_bytes=math.inf), "step(number_bytes=inf): bytes of a number are above 0"),
+        (lambda: TINY.weights_bytes("fp16"), "weights_bytes(weight_bytes='fp16'): bytes of a number"),
+        (lambda: TINY.cache_bytes(1.5), "cache_bytes(tokens=1.5): must be a whole number, at least 0"),
+        (lambda: forecast(TINY, MACHINE, prompt=0, generated=1), "forecast(prompt=0): must be a whole number"),
+        (lambda: most_sequences(TINY, 1e6, 0), "a text without tokens takes no memory; give at least 1"),
+    ],
+)
+def test_what_can_not_be(call, message):
+    with pytest.raises(TransformerError, match=re.escape(message)):
+        call()
+
+
+def test_an_unknown_activation_is_refused_when_the_decoder_is_made():
+    with pytest.raises(CountError, match="activation 'swiglu' has no count"):
+        replace(TINY, activation="swiglu")
+
+
+def test_every_public_name_is_here():
+    assert transformer.MODELS is MODELS
+    assert all(name == model.name for name, model in MODELS.items())
