@@ -26,11 +26,14 @@ from hwlimits import (
     parallel,
     pools,
     pruning,
+    queueing,
     scheduling,
     storage,
 )
 from hwlimits.bandwidth import LinkModel
+from hwlimits.counting import LayerCost, ModelCost
 from hwlimits.errata import ErrataError
+from hwlimits.machine import selection
 from hwlimits.quantization import Quantization, affine, dequantize, fake_quantize, quantize, symmetric
 from hwlimits.roofline import Roofline
 
@@ -136,7 +139,13 @@ def test_no_proof_here_is_for_nothing():
 
 
 # Quoted in a chapter's box as a question or in agreement; and formulas, which chapters write in their own signs.
-NO_MISTAKES = ("硬件定制：设计针对特定任务的硬件加速器",)
+NO_MISTAKES = (
+    "硬件定制：设计针对特定任务的硬件加速器",
+    "边缘计算：将模型部署到边缘设备，如手机和物联网设备，降低对中央硬件的依赖",
+    "如何合理分配计算资源",
+    "硬件异构性",
+    "能耗问题",
+)
 
 
 def test_what_chapters_quote_has_an_entry():
@@ -814,6 +823,30 @@ def test_the_device_with_the_higher_peak_can_be_the_slower_one():
     assert gaming.peak_flops_per_s("fp32") > centre.peak_flops_per_s("fp32")
     times = [Roofline.of_device(each, "fp32").time_s(one) for each in (gaming, centre)]
     assert times[0] > 1.5 * times[1]
+
+
+def test_the_best_value_depends_on_what_is_paid_for():
+    one = ModelCost("dense", (LayerCost("dense", "Dense", (1, 4096), compute.dense(4096, 4096, batch=64)),))
+    priced = [c for c in selection.fit(one).fits if c.price_usd and c.power_w]
+    wanted = {
+        "price": lambda c: -c.price_usd,
+        "speed": lambda c: c.prediction.examples_per_s,
+        "a dollar": lambda c: c.prediction.examples_per_s / c.price_usd,
+        "a joule": lambda c: c.prediction.examples_per_s / c.power_w,
+    }
+    assert len({max(priced, key=value).device.name for value in wanted.values()}) > 2
+
+
+def test_a_fast_server_that_is_busy_is_late_and_a_slower_one_with_less_to_do_is_not():
+    rate_per_s, deadline_s = 90, 0.06
+    arrivals = queueing.poisson(rate_per_s, 20_000, seed=1)
+
+    def late(arrivals_s, service_s):
+        return np.mean(queueing.serve(arrivals_s, lambda batch: service_s).latencies_s > deadline_s)
+
+    assert late(arrivals, 0.010) > 0.05  # a sixth of the deadline, and busy for nine tenths of the time
+    assert late(arrivals[::2], 0.010) < 0.001  # every other request to a second server
+    assert late(arrivals[::2], 0.012) < 0.01  # both of them slower, even
 
 
 def test_the_memory_of_training_grows_with_the_batch():
