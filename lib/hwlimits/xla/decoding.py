@@ -196,9 +196,9 @@ class Step:
         self.precision = precision
 
     def __call__(self):
-        """Scores of one step; decode goes on with its own best token, prefill starts again: never the same call twice.
+        """Scores of one step; decode goes on with its own best token, in the same place; prefill starts again.
 
-        The cache's memory goes from call to call, so that no call can start before the last one's has ended.
+        The cache's memory goes from call to call: none can start before the last one has ended, or be left out.
         """
         self.cache, scores, best = self.made.call(self.weights, self.cache, self.tokens, self.past)
         if self.point.phase == "decode":
