@@ -199,7 +199,7 @@ def test_weights_of_another_type_are_an_error(jax, monkeypatch):
         decoding.placed_weights(LLAMA, "bfloat16")
 
 
-@pytest.mark.parametrize(("share", "wrong"), [(1.0, False), (1.04, False), (0.94, True), (2.0, True)])
+@pytest.mark.parametrize(("share", "wrong"), [(1.0, False), (0.94, True), (2.0, True)])
 def test_weights_that_take_other_memory_than_theirs_are_an_error(jax, monkeypatch, share, wrong):
     in_use = iter([1000, 1000 + int(share * 4 * LLAMA.parameters)])
     monkeypatch.setattr(decoding, "_memory", lambda: {"bytes_in_use": next(in_use)})

@@ -196,5 +196,5 @@ def program(model: Decoder, weights: Mapping[str, Any], new: int, capacity: int,
     costs, text = made.cost_analysis() or {}, made.as_text() or ""
     return Program(
         made, compile_s, costs.get("bytes accessed", 0.0) + library_bytes(text), costs.get("flops", 0.0), kernels(text),
-        tuple(sorted(multiplied_types(text))), int(made.memory_analysis().temp_size_in_bytes),
+        tuple(sorted(multiplied_types(text))), int(getattr(made.memory_analysis(), "temp_size_in_bytes", 0)),
     )  # fmt: skip
