@@ -300,23 +300,25 @@ def test_a_wrong_chain_is_not_timed(jax, monkeypatch):
         decoding.kernel_time((2, 4), **SHORT)
 
 
-def a_step(point, fault=None):
+def a_step(point, fault=None, precision="float32"):
     """A step of the tiny model whose program has a fault."""
     model = decoding.RUNS[point.model]
-    weights = decoder.random_weights(model)
+    weights = decoder.random_weights(model, precision)
     made = decoder.program(model, weights, point.new, point.past + point.new, point.sequences)
     call = made.call if fault is None else lambda *given: fault(made.call, *given)
-    return decoding.Step(point, replace(made, call=call), weights, "float32")
+    return decoding.Step(point, replace(made, call=call), weights, precision)
 
 
 DECODE, PREFILL = decoding.Point("tiny-gpt", 1, 31, 2), decoding.Point("tiny-llama", 16, 0, 2)
 
 
+@pytest.mark.parametrize("precision", decoder.TYPES)
 @pytest.mark.parametrize("point", [DECODE, PREFILL], ids=str)
-def test_a_right_step_passes_and_goes_on(jax, point):
-    run = a_step(point)
+def test_a_right_step_passes_and_goes_on(jax, point, precision):
+    run = a_step(point, precision=precision)
+    assert {str(x.dtype) for x in run.cache} == {precision}
     assert set(run.check().values()) == {True}
-    before, best = run.cache[0], np.asarray(run()).argmax(-1)[:, None]
+    before, best = run.cache[0], np.asarray(run().astype("float32")).argmax(-1)[:, None]
     assert before.is_deleted(), "the next call needs what this one leaves"
     assert np.array_equal(run.tokens, best if point.phase == "decode" else run.other)
 
@@ -400,6 +402,7 @@ def test_names_of_the_registry_are_there():
 def test_the_command_writes_what_it_found_and_what_made_it(jax, monkeypatch, tmp_path, capsys):
     some = decoding.points("cpu", quick=True)[:2]
     monkeypatch.setattr(decoding, "points", lambda *_: some)
+    monkeypatch.setattr(decoding, "REGISTRY", {engine.device()["kind"]: "h100-sxm"})
     decoding.main(["--out", str(tmp_path / "new"), "--quick", "--seconds", "300"])
     (file,) = (tmp_path / "new").glob("decoder_*_quick.json")
     found = json.loads(file.read_text())
@@ -407,9 +410,11 @@ def test_the_command_writes_what_it_found_and_what_made_it(jax, monkeypatch, tmp
     assert found["provenance"]["versions"]["jax"] == jax.__version__
     assert found["left_out"] == {}
     assert [point["phase"] for point in found["points"]] == ["decode", "prefill"]
+    published = found["points"][0]["predicted"]["published"]["time_s"]
+    assert published == pytest.approx(found["points"][0]["bytes"] / 3.35e12), "of the registry's H100"
     follows(found)
     said = capsys.readouterr().out
-    assert said.index("predicted: reached") < said.index("of the program's prediction")
+    assert said.index("predicted: published") < said.index("of the program's prediction")
 
 
 def test_a_full_run_wants_a_commit(jax, monkeypatch, capsys, tmp_path):
