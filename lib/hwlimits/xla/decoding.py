@@ -303,8 +303,10 @@ def precision_here() -> str:
     return "float32" if on_cpu or lacks("bfloat16", here["platform"], here["compute_capability"]) else "bfloat16"
 
 
-def measured(quick: bool, budget_s: float, clock: Callable[[], float] = time.perf_counter) -> dict[str, Any]:
-    """Rates, then each step's predictions and time, for at most about `budget_s` seconds."""
+def measured(
+    quick: bool, budget_s: float, keep: Callable[[dict], None], clock: Callable[[], float] = time.perf_counter
+) -> None:
+    """Rates, then each step's predictions and time, for at most about `budget_s` seconds; all so far goes to `keep`."""
     run, here, precision = Run(budget_s, clock), xla.device(), precision_here()
     on_cpu = here["platform"] == "cpu"
     timing = {"repeats": 5 if quick or on_cpu else 9, "min_sample_s": 2e-3 if quick else 2e-2}
@@ -320,8 +322,12 @@ def measured(quick: bool, budget_s: float, clock: Callable[[], float] = time.per
         "precision": precision, "registry": name, "bandwidth": line, "product": product,
         "kernel": kernel and kernel.found, "weights": {}, "call": {}, "points": [],
     }  # fmt: skip
-    if not (line and product and kernel):
-        return plain(found) | {"left_out": run.left_out}
+
+    def keep_all():
+        keep(plain(found) | {"left_out": run.left_out})
+
+    if not (line and product):
+        return keep_all()
     reached = Roofline(here["kind"], product.flops_per_s, {"memory": line["triad"]["bytes_per_s"]})
     weights: dict[str, Any] = {}
     for point in points(here["platform"], quick):
@@ -332,20 +338,22 @@ def measured(quick: bool, budget_s: float, clock: Callable[[], float] = time.per
             found["call"][model.name] = placed and run(
                 f"{model.name}: call", lambda m=model: call_time(m, weights[m.name], precision, **timing)
             )
-        call = found["call"][model.name]
-        if call is None:
-            run.left_out[str(point)] = "its weights or its call could not be had"
+        if weights[model.name] is None:
+            run.left_out[str(point)] = "its weights could not be had"
             continue
+        call = found["call"][model.name]
+        starts_s = kernel.found["kernel_s"] if kernel else 0.0, call.median_s if call else 0.0  # `left_out` has why
 
-        def predicting(cost, made, point=point, call_s=call.median_s):
-            predicted = predictions(cost, made, published, reached, kernel.found["kernel_s"], call_s)
+        def predicting(cost, made, point=point, starts_s=starts_s):
+            predicted = predictions(cost, made, published, reached, *starts_s)
             told = ", ".join(f"{how} {seconds(one['time_s'])}" for how, one in predicted.items() if one)
             print(f"{point}: predicted: {told}", flush=True)
             return predicted
 
         one = run(str(point), lambda p=point, f=predicting: measured_step(p, weights[p.model], precision, f, **timing))
         found["points"] += [one.found] if one else []
-    return plain(found) | {"left_out": run.left_out}
+        keep_all()
+    return keep_all()
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -368,11 +376,13 @@ def main(arguments: list[str] | None = None) -> None:
     except (RuntimeError, OSError) as error:
         parser.exit(2, f"{error}\n")
     print(f"{device['kind']}, {device['platform_version'].splitlines()[0]}", flush=True)
-    found = measured(given.quick, given.seconds)
     target = given.out / file_name(device, machine()["cpu"], given.quick, start="decoder")
-    target.write_text(
-        json.dumps({"provenance": record, "quick": given.quick} | found, indent=1) + "\n", encoding="utf-8"
-    )
+
+    def keep(found):  # after each step: what was measured is there whatever comes next
+        result = {"provenance": record, "quick": given.quick} | found
+        target.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+    measured(given.quick, given.seconds, keep)
     print(f"wrote {target}")
 
 
