@@ -199,7 +199,7 @@ def test_weights_of_another_type_are_an_error(jax, monkeypatch):
         decoding.placed_weights(LLAMA, "bfloat16")
 
 
-@pytest.mark.parametrize(("share", "wrong"), [(1.0, False), (1.04, False), (0.94, True), (2.0, True)])
+@pytest.mark.parametrize(("share", "wrong"), [(1.0, False), (0.94, True), (2.0, True)])
 def test_weights_that_take_other_memory_than_theirs_are_an_error(jax, monkeypatch, share, wrong):
     in_use = iter([1000, 1000 + int(share * 4 * LLAMA.parameters)])
     monkeypatch.setattr(decoding, "_memory", lambda: {"bytes_in_use": next(in_use)})
@@ -300,23 +300,25 @@ def test_a_wrong_chain_is_not_timed(jax, monkeypatch):
         decoding.kernel_time((2, 4), **SHORT)
 
 
-def a_step(point, fault=None):
+def a_step(point, fault=None, precision="float32"):
     """A step of the tiny model whose program has a fault."""
     model = decoding.RUNS[point.model]
-    weights = decoder.random_weights(model)
+    weights = decoder.random_weights(model, precision)
     made = decoder.program(model, weights, point.new, point.past + point.new, point.sequences)
     call = made.call if fault is None else lambda *given: fault(made.call, *given)
-    return decoding.Step(point, replace(made, call=call), weights, "float32")
+    return decoding.Step(point, replace(made, call=call), weights, precision)
 
 
 DECODE, PREFILL = decoding.Point("tiny-gpt", 1, 31, 2), decoding.Point("tiny-llama", 16, 0, 2)
 
 
+@pytest.mark.parametrize("precision", decoder.TYPES)
 @pytest.mark.parametrize("point", [DECODE, PREFILL], ids=str)
-def test_a_right_step_passes_and_goes_on(jax, point):
-    run = a_step(point)
+def test_a_right_step_passes_and_goes_on(jax, point, precision):
+    run = a_step(point, precision=precision)
+    assert {str(x.dtype) for x in run.cache} == {precision}
     assert set(run.check().values()) == {True}
-    before, best = run.cache[0], np.asarray(run()).argmax(-1)[:, None]
+    before, best = run.cache[0], np.asarray(run().astype("float32")).argmax(-1)[:, None]
     assert before.is_deleted(), "the next call needs what this one leaves"
     assert np.array_equal(run.tokens, best if point.phase == "decode" else run.other)
 
@@ -400,16 +402,23 @@ def test_names_of_the_registry_are_there():
 def test_the_command_writes_what_it_found_and_what_made_it(jax, monkeypatch, tmp_path, capsys):
     some = decoding.points("cpu", quick=True)[:2]
     monkeypatch.setattr(decoding, "points", lambda *_: some)
+    monkeypatch.setattr(decoding, "REGISTRY", {engine.device()["kind"]: "h100-sxm"})
+    monkeypatch.setattr(decoding, "kernel_time", lambda **_: (_ for _ in ()).throw(XlaError("not told")))
+    written, dumps = [], json.dumps
+    monkeypatch.setattr(json, "dumps", lambda found, **k: (written.append(len(found["points"])), dumps(found, **k))[1])
     decoding.main(["--out", str(tmp_path / "new"), "--quick", "--seconds", "300"])
+    assert written == [1, 2, 2], "kept after each step"
     (file,) = (tmp_path / "new").glob("decoder_*_quick.json")
     found = json.loads(file.read_text())
     assert found["provenance"]["command"] == "python -m hwlimits.xla.decoding --out data/results --quick --seconds 300"
     assert found["provenance"]["versions"]["jax"] == jax.__version__
-    assert found["left_out"] == {}
+    assert found["left_out"] == {"kernel": "not told"}, "the steps are measured all the same"
     assert [point["phase"] for point in found["points"]] == ["decode", "prefill"]
+    published = found["points"][0]["predicted"]["published"]["time_s"]
+    assert published == pytest.approx(found["points"][0]["bytes"] / 3.35e12), "of the registry's H100"
     follows(found)
     said = capsys.readouterr().out
-    assert said.index("predicted: reached") < said.index("of the program's prediction")
+    assert said.index("predicted: published") < said.index("of the program's prediction")
 
 
 def test_a_full_run_wants_a_commit(jax, monkeypatch, capsys, tmp_path):
@@ -436,7 +445,8 @@ def follows(found):
         assert row["predicted"]["reached"]["time_s"] == pytest.approx(reached.time_s(cost))
         whole = row["predicted"]["program"]
         assert whole["memory_s"] == pytest.approx(row["program"]["moved_bytes"] / reached.bandwidth())
-        assert whole["kernels_s"] == pytest.approx(row["program"]["kernels"] * found["kernel"]["kernel_s"])
+        kernel_s = found["kernel"]["kernel_s"] if found["kernel"] else 0
+        assert whole["kernels_s"] == pytest.approx(row["program"]["kernels"] * kernel_s)
         for how, predicted in row["predicted"].items():
             wanted = predicted and row["timing"]["median_s"] / predicted["time_s"]
             assert row["ratio"][how] == (wanted and pytest.approx(wanted))

@@ -40,7 +40,7 @@ REGISTRY = {  # what JAX calls a device -> its name in the registry
     "Tesla T4": "t4", "Tesla V100-SXM2-16GB": "v100-sxm2", "TPU v4": "tpu-v4", "TPU v5 lite": "tpu-v5e",
 }  # fmt: skip
 FORMATS = {"float32": "fp32", "bfloat16": "bf16"}  # as the registry calls them
-IN_USE_WITHIN = 0.05  # what the device says is in use, against the weights' bytes
+IN_USE_SHARE = (0.95, 1.5)  # of the weights' bytes, by what the device says is in use; the next wider type takes 2
 FREE_SHARE = 0.95  # of the device's memory: more is not asked for
 CHAIN = (32, 160)  # tiny products, one after the other, whose difference in time is that of the kernels between them
 CHAIN_SIDE, CHAIN_FACTOR = 16, np.float32(0.999)
@@ -290,7 +290,8 @@ def placed_weights(model: Decoder, precision: str) -> Said:
         "array_bytes": sum(array.nbytes for array in weights.values()), "in_use_bytes": in_use,
     }  # fmt: skip
     wrong = found["type"] != precision or found["array_bytes"] != found["counted_bytes"]
-    if wrong or (in_use is not None and abs(in_use / found["counted_bytes"] - 1) > IN_USE_WITHIN):
+    low, high = (share * found["counted_bytes"] for share in IN_USE_SHARE)
+    if wrong or (in_use is not None and not low <= in_use <= high):
         raise XlaError(f"{model.name}: weights were to be {precision} on the device, and are not: {found}.")
     return Said((weights, found), f"{found['array_bytes'] / 1e9:.3g} GB of {found['type']}")
 
@@ -302,8 +303,10 @@ def precision_here() -> str:
     return "float32" if on_cpu or lacks("bfloat16", here["platform"], here["compute_capability"]) else "bfloat16"
 
 
-def measured(quick: bool, budget_s: float, clock: Callable[[], float] = time.perf_counter) -> dict[str, Any]:
-    """Rates, then each step's predictions and time, for at most about `budget_s` seconds."""
+def measured(
+    quick: bool, budget_s: float, keep: Callable[[dict], None], clock: Callable[[], float] = time.perf_counter
+) -> None:
+    """Rates, then each step's predictions and time, for at most about `budget_s` seconds; all so far goes to `keep`."""
     run, here, precision = Run(budget_s, clock), xla.device(), precision_here()
     on_cpu = here["platform"] == "cpu"
     timing = {"repeats": 5 if quick or on_cpu else 9, "min_sample_s": 2e-3 if quick else 2e-2}
@@ -319,8 +322,12 @@ def measured(quick: bool, budget_s: float, clock: Callable[[], float] = time.per
         "precision": precision, "registry": name, "bandwidth": line, "product": product,
         "kernel": kernel and kernel.found, "weights": {}, "call": {}, "points": [],
     }  # fmt: skip
-    if not (line and product and kernel):
-        return plain(found) | {"left_out": run.left_out}
+
+    def keep_all():
+        keep(plain(found) | {"left_out": run.left_out})
+
+    if not (line and product):
+        return keep_all()
     reached = Roofline(here["kind"], product.flops_per_s, {"memory": line["triad"]["bytes_per_s"]})
     weights: dict[str, Any] = {}
     for point in points(here["platform"], quick):
@@ -331,20 +338,22 @@ def measured(quick: bool, budget_s: float, clock: Callable[[], float] = time.per
             found["call"][model.name] = placed and run(
                 f"{model.name}: call", lambda m=model: call_time(m, weights[m.name], precision, **timing)
             )
-        call = found["call"][model.name]
-        if call is None:
-            run.left_out[str(point)] = "its weights or its call could not be had"
+        if weights[model.name] is None:
+            run.left_out[str(point)] = "its weights could not be had"
             continue
+        call = found["call"][model.name]
+        starts_s = kernel.found["kernel_s"] if kernel else 0.0, call.median_s if call else 0.0  # `left_out` has why
 
-        def predicting(cost, made, point=point, call_s=call.median_s):
-            predicted = predictions(cost, made, published, reached, kernel.found["kernel_s"], call_s)
+        def predicting(cost, made, point=point, starts_s=starts_s):
+            predicted = predictions(cost, made, published, reached, *starts_s)
             told = ", ".join(f"{how} {seconds(one['time_s'])}" for how, one in predicted.items() if one)
             print(f"{point}: predicted: {told}", flush=True)
             return predicted
 
         one = run(str(point), lambda p=point, f=predicting: measured_step(p, weights[p.model], precision, f, **timing))
         found["points"] += [one.found] if one else []
-    return plain(found) | {"left_out": run.left_out}
+        keep_all()
+    return keep_all()
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -367,11 +376,13 @@ def main(arguments: list[str] | None = None) -> None:
     except (RuntimeError, OSError) as error:
         parser.exit(2, f"{error}\n")
     print(f"{device['kind']}, {device['platform_version'].splitlines()[0]}", flush=True)
-    found = measured(given.quick, given.seconds)
     target = given.out / file_name(device, machine()["cpu"], given.quick, start="decoder")
-    target.write_text(
-        json.dumps({"provenance": record, "quick": given.quick} | found, indent=1) + "\n", encoding="utf-8"
-    )
+
+    def keep(found):  # after each step: what was measured is there whatever comes next
+        result = {"provenance": record, "quick": given.quick} | found
+        target.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+    measured(given.quick, given.seconds, keep)
     print(f"wrote {target}")
 
 
