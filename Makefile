@@ -140,14 +140,15 @@ gpu-bench: $(INSTALLED)  ## measure this computer's NVIDIA GPU with the course's
 
 pytorch: $(PYTORCH)  ## install PyTorch, for the appendix (CPU build: 0.2 GB to download, 0.9 GB on disk)
 
-# What it needs beside requirements.lock is in the lock, too. A PyTorch that is there already stays.
+# Linux takes the CPU build, from where pip is told to look: the package index's wants gigabytes of CUDA libraries.
 $(PYTORCH): $(INSTALLED) peers/torch.lock
 	@if $(HAS_PYTORCH); then \
 		echo "PyTorch $$($(RUN) -c 'import torch; print(torch.__version__)') is in $(VENV) already, and stays."; \
 	else \
-		echo "Installing PyTorch into $(VENV): 0.2 GB to download and 0.9 GB on disk where pip finds a CPU build; Linux builds with CUDA are larger."; \
-		$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r peers/torch.lock; \
-		$(RUN) -c 'import torch' || { echo "This PyTorch is a build with CUDA, and its libraries are not here. Either $(RUN) -m pip install -e '.[pytorch]' (several GB), or uninstall torch and install a CPU build as pytorch.org says."; exit 2; }; \
+		echo "Installing PyTorch into $(VENV): 0.2 GB to download, 0.9 GB on disk."; \
+		$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r peers/torch.lock \
+			|| { echo "pip found no build of PyTorch that peers/torch.lock knows. Install one as pytorch.org says, with $(RUN) -m pip (the CPU build is the small one), and say make pytorch again."; exit 2; }; \
+		$(RUN) -c 'import torch'; \
 	fi
 	@touch $@
 

@@ -176,6 +176,7 @@ def test_the_lock_of_pytorch_has_it_with_hashes_and_what_the_other_lock_lacks():
     assert unhashed(lock) == []
     assert not re.search(r"https?://", lock)
     locked = dict(re.findall(r"^([a-z0-9-]+)==(\S+)", lock, re.MULTILINE))
+    assert "\ntorch==2.13.0+cpu ; sys_platform == 'linux' \\\n    --hash" in lock, "not the build with CUDA"
     (wanted,) = PROJECT["optional-dependencies"]["pytorch"]
     name, least = wanted.split(">=")
     assert locked[name].startswith(least)
