@@ -635,6 +635,7 @@ def test_the_bar_stands_at_the_seconds_that_were_expected(monkeypatch, progress)
     """Within a part it moves with time to the part's end; after it, it stands there, however long the part took."""
     now, bars = [100.0], []
     monkeypatch.setattr("tqdm.tqdm", lambda **options: bars.append(Bar(**options)) or bars[-1])
+    monkeypatch.setattr("hwlimits.progress.live", lambda: True)
 
     def takes(*moments):
         def measure(tick):
