@@ -322,8 +322,8 @@ def sensitivity(
     def one(setting):
         return accuracy(apply(weights, {setting[0]: mask(magnitude(weights[setting[0]]), setting[1], unit)}))
 
-    settings, about = [(name, sparsity) for name in layers for sparsity in sparsities], (digest(weights), unit)
-    found = each(settings, one, desc="sensitivity", unit="pruned network", keep=keep, about=about)
+    settings = dict.fromkeys((name, sparsity) for name in layers for sparsity in sparsities)
+    found = each(settings, one, desc="sensitivity", unit="network", keep=keep, about=(digest(weights), unit))
     return {name: {sparsity: found[name, sparsity] for sparsity in sparsities} for name in layers}
 
 

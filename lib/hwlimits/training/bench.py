@@ -103,16 +103,16 @@ def pointwise_rows(sparsities=SPARSITIES, layers=POINTWISE, *, keep: str | None 
 
     about = tuple(sparsities), tuple(layers), tuple(sorted(options.items()))
     with progress.kept(keep, about, total=len(sparsities), unit="row") as done:
-        for sparsity in progress.bar(sparsities, desc="sparse layers", unit="comparison"):
+        for i, sparsity in enumerate(progress.bar(sparsities, desc="sparse layers", unit="comparison")):
             weights = [pruned((m, k), sparsity, random) for _, k, m in layers]  # drawn in any case: the same each time
-            if sparsity not in done:
+            if i not in done:
                 networks = [pointwise_layer(n, w) for (n, _, _), w in zip(layers, weights, strict=True)]
                 ours, theirs = [n.invoke for n in networks], [i.invoke for i in interpreters]
                 found = compare(lambda a=theirs: run(a), lambda b=ours: run(b), **options)
                 kernel = f"sparse convolution, MobileNetV1's pointwise layers, {100 * sparsity:.0f} % zeros"
                 unit, peer = "GFLOP/s with zeros", "LiteRT float32, dense"
-                done[sparsity] = row(kernel, len(layers), "layers", IN_A_ROW * work, unit, peer, found)
-            yield done[sparsity]
+                done[i] = row(kernel, len(layers), "layers", IN_A_ROW * work, unit, peer, found)
+            yield done[i]
 
 
 def pointwise_layer(size: int, weights: np.ndarray, block: int = 1) -> Network:
