@@ -592,7 +592,8 @@ def test_a_part_that_failed_is_tried_again():
     assert left_out == {"a": "ValueError: no"}
 
 
-def test_the_bar_names_what_is_measured_and_moves_with_time(capsys):
+def test_the_bar_names_what_is_measured_and_moves_with_time(capsys, monkeypatch):
+    monkeypatch.setattr("hwlimits.progress.live", lambda: True)
     now = [0.0]
     shown = []
 
