@@ -104,13 +104,11 @@ def put(notebook, chapter: str, address: str) -> None:
 
 
 def packages(code: str, library: Path = ROOT / "lib") -> list[str]:
-    """The distributions of pyproject.toml that code needs, those of the parts of hwlimits that it imports among them.
+    """The requirements of the project that code imports, itself or through the parts of hwlimits that it uses.
 
-    What is imported where a missing package is caught (`try: ... except ImportError:`) is not needed.
+    Those of an extra count only where code needs it: hwlimits.pytorch.
     """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    asked = [*project["dependencies"], *project["optional-dependencies"].get("pytorch", [])]
-    known = {re.match(r"[\w.-]+", text)[0] for text in asked}
     seen, todo = set(), set(imports(code))
     while todo:
         module = todo.pop()
@@ -124,25 +122,25 @@ def packages(code: str, library: Path = ROOT / "lib") -> list[str]:
                 todo |= imports(found.read_text(encoding="utf-8"))
             elif module.startswith("hwlimits.training.keras."):
                 todo |= {later(library).get(module.rpartition(".")[2], "")} - {""}
+    extra = project["optional-dependencies"].get("pytorch", []) if "hwlimits.pytorch" in seen else []
+    known = {re.match(r"[\w.-]+", text)[0] for text in [*project["dependencies"], *extra]}
     names = {"yaml": "pyyaml"} | {name.replace("-", "_"): name for name in known}
     return sorted({names[m.split(".")[0]] for m in seen if m.split(".")[0] in names})
 
 
 @cache
 def imports(code: str) -> frozenset[str]:
-    """Modules that code imports, but for a `try` that catches ImportError; `from a import b` names a and a.b."""
-    found, todo = set(), [ast.parse(code)]
-    while todo:
-        node = todo.pop()
+    """Modules that code imports, in functions, too; `from a import b` names a and a.b."""
+    found = set()
+    for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-        caught = isinstance(node, ast.Try) and any("ImportError" in ast.unparse(h.type or node) for h in node.handlers)
-        todo += [child for child in ast.iter_child_nodes(node) if not (caught and child in node.body)]
     return frozenset(found)
 
 
+@cache
 def later(library: Path) -> dict[str, str]:
     """What hwlimits.training.keras imports when it is asked for, by its name there."""
     tree = ast.parse((library / "hwlimits/training/keras.py").read_text(encoding="utf-8"))

@@ -57,15 +57,16 @@ def needs(chapter: str) -> dict:
     return found[chapter]
 
 
-def project(checkout: Path = CHECKOUT) -> tuple[str, list[str]]:
-    """The versions of Python that will do, and the requirements, those of the extras `course` and `pytorch` among them.
+def project(checkout: Path = CHECKOUT, extras: tuple[str, ...] = EXTRAS) -> tuple[str, list[str]]:
+    """The versions of Python that will do, and the requirements, those of some extras among them.
 
-    A checkout's pyproject.toml knows better than what was once installed; a wheel has both in its metadata.
+    A checkout's pyproject.toml knows better than what was once installed. A wheel has both in its metadata, with the
+    requirements of all extras, whose markers say which.
     """
     try:
         found = tomllib.loads((checkout / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         if found["name"] == "hwlimits":
-            extras = [text for name in EXTRAS for text in found["optional-dependencies"].get(name, [])]
+            extras = [text for name in extras for text in found["optional-dependencies"].get(name, [])]
             return found["requires-python"], [*found["dependencies"], *extras]
     except (OSError, KeyError, ValueError):
         pass
@@ -175,7 +176,9 @@ def _judge(title: str, r, found: str, remedy: str) -> None:
 def _enough_memory(title: str, needed_bytes: float, hosted: str | None) -> None:
     free = available_memory_bytes()
     if free is not None and free < needed_bytes:
-        remedy = "a service of more memory, or your own computer, can" if hosted else "close other programs first"
+        remedy = (
+            "a service of more memory, or your own computer, can run it" if hosted else "close other programs first"
+        )
         taken = f"{title} takes up to {needed_bytes / 1e9:.1f} GB of memory"
         raise CannotRun(f"{taken}, and {free / 1e9:.1f} GB are free here: {remedy}.")
 
