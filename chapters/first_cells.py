@@ -21,6 +21,8 @@ import jupytext
 import nbformat
 from nbformat.v4 import new_code_cell
 
+from hwlimits import runtime
+
 ROOT = Path(__file__).resolve().parents[1]
 TAG = "hwlimits-runtime"
 METADATA = {"jupyter": {"source_hidden": True}, "tags": ["hide-input", "nbval-ignore-output", TAG]}
@@ -65,6 +67,12 @@ def write_home(url: str, root: Path = ROOT) -> None:
     line, text = f'[project.urls]\nRepository = "{checked_home(url)}"\n', path.read_text(encoding="utf-8")
     text = re.sub(r"\[project\.urls\]\n(.+\n)*\n", "", text)
     path.write_text(text.replace("[project.scripts]\n", f"{line}\n[project.scripts]\n"), encoding="utf-8")
+
+
+def supported(minor: str) -> bool:
+    """Whether the course runs on a version of Python, such as "3.12", by pyproject.toml."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return runtime.requirement(f"python{project['requires-python']}").specifier.contains(minor)
 
 
 def cell(chapter: str, address: str) -> str:
