@@ -2,6 +2,7 @@
 
 import ast
 import json
+import runpy
 import shutil
 import subprocess
 import sys
@@ -62,6 +63,20 @@ def test_a_home_is_in_every_chapter_and_in_one_place(copy):
     assert [path for path in copy.rglob("*.*") if b"owner/name" in path.read_bytes()] == []
 
 
+def test_the_book_takes_the_same_home(copy, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delenv("HWLIMITS_HOME", raising=False)
+    (copy / "book").mkdir()
+    shutil.copy(ROOT / "book" / "conf.py", copy / "book")
+    first_cells.write_home(HOME, copy)
+    conf = copy / "book" / "conf.py"
+    assert runpy.run_path(str(conf))["html_theme_options"]["repository_url"] == HOME
+    monkeypatch.setenv("HWLIMITS_HOME", "https://github.com/a/fork/")
+    assert runpy.run_path(str(conf))["html_theme_options"]["repository_url"] == "https://github.com/a/fork"
+    monkeypatch.setenv("HWLIMITS_HOME", "")
+    assert "repository_url" not in runpy.run_path(str(conf))["html_theme_options"]
+
+
 def test_without_a_home_nothing_points_anywhere(copy):
     text = first_cells.re.sub(r"\[project\.urls\]\n(.+\n)*\n", "", (copy / "pyproject.toml").read_text())
     (copy / "pyproject.toml").write_text(text)
@@ -99,6 +114,7 @@ def test_the_cell_is_short_and_knows_its_chapter(chapter):
         source = first_cells.cell(chapter, address)
         assert len(source.splitlines()) <= 14
         assert ast.parse(source, feature_version=(3, 8))
+        assert '"pip", "install", "-q", "--no-deps", sources[0]' in source
         assert source.endswith(f'runtime.check("{chapter}")')
 
 

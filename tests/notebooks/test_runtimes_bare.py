@@ -117,7 +117,9 @@ def test_the_first_cell_adds_what_is_missing_and_changes_nothing(minor, wheel, t
 
     after = freeze(interpreter, tmp_path)
     assert {name: after.get(name) for name in before} == before, "a package that was there has another version"
-    assert {"hwlimits", *LACKING} <= set(after) - set(before)
+    added = set(after) - set(before)
+    assert {"hwlimits", *LACKING} <= added
+    assert not {"tensorflow", "keras", "dask"} & added, "the library came with its requirements"
 
     # The library is there now; what needs TensorFlow says so in one sentence, and nothing more.
     refused = cells("05_quantization")[0]
