@@ -68,6 +68,15 @@ execute: $(INSTALLED)  ## run the chapters and keep their outputs (after editing
 index: $(INSTALLED)  ## make chapters/index.ipynb, from which the chapters open, from what they say of themselves
 	$(RUN) chapters/make.py
 
+first-cells: $(INSTALLED)  ## write each chapter's first cell, which opens it in Colab and Kaggle, and its links there
+	$(RUN) chapters/first_cells.py
+
+home: $(INSTALLED)  ## name the course's public home, URL=https://github.com/OWNER/NAME, in pyproject.toml and the chapters
+	$(RUN) chapters/first_cells.py --home "$(URL)"
+
+wheel: $(INSTALLED)  ## make dist/hwlimits-*.whl, to put beside a chapter in Colab or Kaggle
+	$(RUN) -m hatchling build -t wheel
+
 results-case-study: $(INSTALLED)  ## make data/results/case_study.json: five seeds, all of MNIST; resumes (ENGINE=own: case_study_own.json, three seeds)
 	$(RUN) -m hwlimits.training.case_study --full --engine $(ENGINE)
 
@@ -167,4 +176,4 @@ format: $(INSTALLED)  ## format the code
 clean:  ## remove what was built (the virtual environment and trained models)
 	rm -rf $(VENV) build dist
 
-.PHONY: help setup case-study test lab execute index results-case-study results-choices results-memory results-kernel-differences results-predictions results-gains results-qat results-frontier results-frontier-choices results-fast-cnn results-scaling results-systolic results-classroom labs teaching book workers bench bench-compression bench-coding gpu-bench xla-bench pytorch lock format clean
+.PHONY: help setup case-study test lab execute index first-cells home wheel results-case-study results-choices results-qat results-frontier results-frontier-choices results-memory results-kernel-differences results-predictions results-gains results-fast-cnn results-scaling results-systolic results-classroom labs teaching book workers bench bench-compression bench-coding gpu-bench pytorch xla-bench lock format clean

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 LIBRARY = ROOT / "lib" / "hwlimits"
@@ -199,6 +200,17 @@ def test_environment_yml_takes_its_dependencies_from_pyproject():
     (line,) = packages["pip"]
     name, extras = re.fullmatch(r"-e (\.)\[([a-z,]+)\]", line).groups()
     assert set(extras.split(",")) == set(PROJECT["optional-dependencies"]) - {"pytorch"}
+
+
+def test_binder_builds_one_supported_python_with_the_course():
+    """repo2docker chooses its base by `python=X.Y`, and takes a range for no version at all."""
+    environment = yaml.safe_load((ROOT / "binder" / "environment.yml").read_text())
+    python, pip, packages = environment["dependencies"]
+    (version,) = re.fullmatch(r"python=(3\.\d+)", python).groups()
+    assert Requirement(f"python{PROJECT['requires-python']}").specifier.contains(version)
+    assert (pip, packages["pip"]) == ("pip", ["-e ..[course]"]), "a path from the file's own folder"
+    assert "course" in PROJECT["optional-dependencies"]
+    assert {p.name for p in (ROOT / "binder").iterdir()} == {"environment.yml"}, "nothing else that Binder would read"
 
 
 def test_make_help_lists_every_command():
