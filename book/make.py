@@ -18,7 +18,10 @@ from pathlib import Path
 
 import glossary
 import nbformat
+import not_run
 import web_files
+
+from hwlimits import errata
 
 BOOK = Path(__file__).resolve().parent
 ROOT = BOOK.parent
@@ -116,8 +119,16 @@ def markdown_escaped(text: str) -> str:
 
 def written_pages() -> dict[str, str]:
     """Pages that are made from a table in data/, as MyST Markdown, by name."""
-    texts = {path.stem: path.read_text(encoding="utf-8") for path in sorted((ROOT / "chapters" / "text").glob("*.md"))}
-    return {"glossary": glossary.page(glossary.read(), texts)}
+    names = [path.stem for path in chapters()]
+    texts = {name: ROOT / "chapters" / "text" / f"{name}.md" for name in names}
+    texts = {name: path.read_text(encoding="utf-8") for name, path in texts.items() if path.exists()}
+    pages = {name[:2]: f"chapters/{name}.ipynb" for name in names}
+    return {
+        "errata": errata.markdown(pages.__getitem__),
+        "glossary": glossary.page(glossary.read(), texts),
+        "not-run-here": not_run.page(not_run.read(), set(names)),
+        "reading": errata.reading_markdown(),
+    }
 
 
 def stage(into: Path) -> Path:
@@ -187,7 +198,7 @@ def main() -> None:
     """Build the book, or say in a sentence why not."""
     try:
         first = build(stage(BUILD / "source"), BUILD / "html")
-    except (BookError, glossary.GlossaryError, web_files.WebFilesError) as error:
+    except (BookError, glossary.GlossaryError, not_run.NotRunError, web_files.WebFilesError) as error:
         raise SystemExit(str(error)) from None
     if not os.environ.get("HWLIMITS_HOME"):
         print("no buttons for Colab and Binder: HWLIMITS_HOME=https://github.com/OWNER/NAME says where they fetch from")
