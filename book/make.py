@@ -27,6 +27,8 @@ BOOK = Path(__file__).resolve().parent
 ROOT = BOOK.parent
 BUILD = ROOT / "build" / "book"
 LIBRARY = ROOT / "lib"
+# A lab is worked in, not read: it has no page, and its link fetches the notebook.
+LAB = re.compile(r"\[([^\]]+)\]\((\.\./labs/[^)\s]+\.ipynb)\)")
 # Packages by what they are for, in the order of the pages; what is in none of them is NumPy alone.
 PARTS = {
     "Formulas and algorithms, in NumPy alone": None,
@@ -64,6 +66,7 @@ def staged_notebook(path: Path) -> nbformat.NotebookNode:
     notebook.metadata.pop("widgets", None)
     for at, cell in enumerate(notebook.cells):
         if cell.cell_type != "code":
+            cell.source = LAB.sub(r"{download}`\1 <\2>`", cell.source)
             continue
         if cell.source.strip() and cell.execution_count is None:
             raise BookError(f"{path.name}, cell {at}, was not executed: say `make execute`.")
@@ -82,7 +85,8 @@ def linked_files(notebook: nbformat.NotebookNode, folder: Path) -> list[Path]:
     """Files of the repository that a chapter links, so that the links lead somewhere in the site too."""
     text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     links = {link for link in re.findall(r"\]\(([^)#\s]+)\)", text) if not re.match(r"\w+:", link)}
-    return sorted(path for path in ((folder / link).resolve() for link in links) if path.suffix != ".ipynb")
+    files = {path for path in ((folder / link).resolve() for link in links) if path.suffix != ".ipynb"}
+    return sorted(files | {(folder / link).resolve() for link in re.findall(r"{download}`[^`<]* <([^`>]+)>`", text)})
 
 
 def api_page(module: str) -> str:

@@ -1,4 +1,4 @@
-"""What the course states and this project could not run: read from data/not_run_here.yaml, checked, written as a page."""
+"""What the course states and this project could not run: data/not_run_here.yaml read, checked, written as a page."""
 
 from __future__ import annotations
 
@@ -113,8 +113,8 @@ def prose(text: str) -> str:
     >>> prose("[![Colab](a.svg)](b) On a TPU\\n```\\nmacOS\\n```\\n> Kaggle\\nand `Binder`.").split()
     ['On', 'a', 'TPU', 'and', '.']
     """
-    text = re.sub(r"^([`~:]{3,}).*?^\1", "", text, flags=re.DOTALL | re.MULTILINE)
-    text = re.sub(r"^>.*$|\[!\[[^\]]*\]\([^)]*\)\]\([^)]*\)|\A---\n.*?^---$", "", text, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"\A---\n.*?^---$|^(`{3,}|~{3,}|:{3,}).*?^\1", "", text, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"^>.*$|\[!\[[^\]]*\]\([^)]*\)\]\([^)]*\)", "", text, flags=re.MULTILINE)
     return re.sub(r"`[^`\n]*`", "", text)
 
 
@@ -126,8 +126,8 @@ def page(entries: list[Entry], chapters: Collection[str]) -> str:
     lines = [
         "# Not run here",
         "",
-        f"{len(entries)} things that the course states or offers, and that this project could not run: why, where it is "
-        "used and what is said there, what was done instead, and what a reader who has it should run and expect. "
+        f"{len(entries)} things that the course states or offers, and that this project could not run: why, where "
+        "it is used and what is said there, what was done instead, and what a reader who has it should run and expect. "
         "A report of how it went is welcome, above all one that differs.",
     ]
     for entry in entries:

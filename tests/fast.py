@@ -13,7 +13,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = ROOT / "lib"
-HEAVY = {"tensorflow", "tf_keras", "keras", "tensorflow_model_optimization", "ai_edge_litert", "tflite_micro", "jax", "torch"}
+HEAVY = {
+    "tensorflow", "tf_keras", "keras", "tensorflow_model_optimization", "ai_edge_litert", "tflite_micro",
+    "jax", "torch",
+}  # fmt: skip
 FORM = ("test_index.py", "test_notebooks.py", "test_not_run.py", "test_workflows.py")
 # Ten seconds or more of one core, and why.
 SLOW: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""What was not run here: each entry's words stand in their files, and nothing of that kind is named without an entry."""
+"""What was not run here: an entry's words stand in their files, and nothing of that kind is named without an entry."""
 
 import re
 from dataclasses import replace
@@ -30,7 +30,7 @@ def test_every_mention_belongs_to_an_entry_and_every_entry_s_words_stand_in_thei
 @pytest.mark.parametrize(
     ("file", "planted", "said"),
     [
-        ("chapters/text/01_compute.md", "The kernels have not been run on a Mac.", '"The kernels have not been run'),
+        ("chapters/text/01_compute.md", "The kernels have not been run yet.", "The kernels have not been run yet"),
         ("chapters/text/01_compute.md", "No phone was at hand.", "is of no entry"),
         ("chapters/text/02_storage.md", "On macOS pages are larger.", "names 'macOS', and no entry with that name"),
         ("chapters/text/04_pruning.md", "In Colab say so.", "names 'Colab'"),
@@ -77,9 +77,11 @@ def test_what_shows_it_and_what_is_run_are_there(entry):
 
 def test_what_the_issue_lists_is_there():
     said = " ".join(entry.what for entry in ENTRIES)
-    for thing in ("Cloud TPU", "Edge TPU", "TensorFlow on a GPU", "Colab", "Kaggle", "Binder", "macOS", "Linux subsystem",
-                  "SLURM", "Kubernetes", "Several computers", "RAPL", "Hosted CI", "other than an H100", "VNNI"):  # fmt: skip
-        assert thing in said
+    things = (
+        "Cloud TPU", "Edge TPU", "TensorFlow on a GPU", "Colab", "Kaggle", "Binder", "macOS", "Linux subsystem",
+        "SLURM", "Kubernetes", "Several computers", "RAPL", "Hosted CI", "other than an H100", "VNNI",
+    )  # fmt: skip
+    assert [thing for thing in things if thing not in said] == []
 
 
 def test_the_page_has_each_entry_with_its_words_and_links_only_chapters_of_the_book():
