@@ -36,17 +36,18 @@ def figure() -> tuple[Figure, str]:
     axes.text(1.5, 0.9, "measured = predicted", va="top", color="#555555", fontsize=9)
     for precision, color, marker in (("float32", "blue", "o"), ("int8", "vermilion", "s")):
         own = [r for r in found if r["precision"] == precision]
-        at, measured = [r["predicted_s"] for r in own], [r["measured_s"] for r in own]
+        at, then = [r["predicted_s"] for r in own], [r["measured_s"] for r in own]
         spread = [[r["predicted_s"] - r["low_s"] for r in own], [r["high_s"] - r["predicted_s"] for r in own]]
         style = {"fmt": marker, "color": plots.COLORS[color], "markersize": 5, "elinewidth": 1}
-        axes.errorbar(at, measured, xerr=spread, label=precision, **style)
+        axes.errorbar(at, then, xerr=spread, label=precision, **style)
     axes.set(xlim=ends, ylim=ends, xlabel="predicted, with its interval (ms)", ylabel="then measured (ms)")
     axes.legend(loc="upper left", frameon=False)
+    measured = [r["measured_s"] for r in found]
     off = sorted(max(r["measured_s"] / r["predicted_s"], r["predicted_s"] / r["measured_s"]) - 1 for r in found)
     alt = (
         f"Time of one inference of {len(found)} networks that the predictor had never seen, in float32 and int8: "
         f"predicted, and then measured on one computer ({made['date'][:10]}). They lie along the line where both are "
-        f"equal, from {min(r['measured_s'] for r in found):.2g} to {max(r['measured_s'] for r in found):.0f} milliseconds; "
+        f"equal, from {min(measured):.2g} to {max(measured):.0f} milliseconds; "
         f"half of the predictions are off by less than {100 * off[len(off) // 2]:.0f} %, "
         f"the worst by {100 * off[-1]:.0f} %."
     )
