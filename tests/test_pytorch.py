@@ -341,6 +341,21 @@ def test_an_interruption_keeps_the_steps_done(torch, tiny):
     assert not torch.equal(model.conv1.weight, before)
 
 
+def test_its_loss_is_minus_the_logarithm_of_the_right_probability(torch, tiny):
+    """The same steps, with the loss written out: a softmax of the softmax would take others."""
+    x, y = tiny.x_train[:96, ..., None] / 255, tiny.y_train[:96]
+    found, expected = pytorch.article_cnn(0), pytorch.article_cnn(0)
+    pytorch.train(found, x, y, epochs=1, batch=32, seed=5, learning_rate=1e-3)
+    optimizer = torch.optim.Adam(expected.parameters(), lr=1e-3)
+    for chosen in np.random.default_rng((5, 0)).permutation(96).reshape(3, 32):
+        optimizer.zero_grad()
+        probabilities = expected(pytorch.images(x[chosen]))
+        (-torch.log(probabilities[torch.arange(32), torch.tensor(y[chosen].astype(int))]).mean()).backward()
+        optimizer.step()
+    for there, here in zip(expected.parameters(), found.parameters(), strict=True):
+        assert float((there - here).detach().abs().mean()) < 1e-5
+
+
 def test_a_model_without_a_softmax_is_not_trained(torch):
     with pytest.raises(TorchError, match="train: the last layer is a Linear, and a Softmax is what is left out"):
         pytorch.train(pytorch.article_cnn()[:-1], digits(2), [0, 1], epochs=1)
