@@ -128,7 +128,7 @@ def _layer(operators, name: str, layer, of_input: Quantization, of_output: Quant
     codes = torch.from_numpy(codes_of(kernel, weights))
     scales = torch.from_numpy(weights.scale.copy())
     zeros = torch.zeros(len(kernel), dtype=torch.int64)
-    bias = layer.bias.detach().clone()
+    bias = torch.zeros(len(kernel)) if layer.bias is None else layer.bias.detach().clone()
     x_scale, x_zero = float(of_input.scale), int(of_input.zero_point)
     if of_output is None:
         out = (1.0, 0, torch.float32)
