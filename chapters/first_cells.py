@@ -37,7 +37,7 @@ import glob, importlib.util, os, subprocess, sys
 if not (3, 11) <= sys.version_info[:2] <= (3, 13):
     sys.exit("This course needs Python 3.11, 3.12 or 3.13, and this is %d.%d." % sys.version_info[:2])
 if not importlib.util.find_spec("hwlimits"):  # in Colab and Kaggle: get the library alone, and replace nothing
-    sources = glob.glob("hwlimits-*.whl") + {source}
+    sources = [*glob.glob("hwlimits-*.whl"), *glob.glob("/kaggle/input/**/hwlimits-*.whl", recursive=True){source}]
     if not sources or not {{"COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE"}} & set(os.environ):
         sys.exit("hwlimits is not installed here: {advice}.")
     print("Getting", sources[0])
@@ -77,12 +77,10 @@ def supported(minor: str) -> bool:
 
 def cell(chapter: str, address: str) -> str:
     """The source of a chapter's first cell."""
-    source, advice = [], "say make lab in the course's folder"
-    if address:
-        source = [f"git+{address}"]
-    else:
-        advice += "; in Colab and Kaggle, put its wheel (make wheel) beside this notebook"
-    return CELL.format(source=json.dumps(source), advice=advice, chapter=chapter)
+    source, advice = f', "git+{address}"' if address else "", "say make lab in the course's folder"
+    if not address:
+        advice += "; in Colab put its wheel (make wheel) beside this notebook, in Kaggle among its inputs"
+    return CELL.format(source=source, advice=advice, chapter=chapter)
 
 
 def links(chapter: str, address: str) -> str:

@@ -58,7 +58,7 @@ def test_a_home_is_in_every_chapter_and_in_one_place(copy):
         assert f"(https://colab.research.google.com/github/owner/name/blob/main/{file})" in opening.source
         assert f"(https://www.kaggle.com/kernels/welcome?src={HOME}/blob/main/{file})" in opening.source
         assert f"(https://mybinder.org/v2/gh/owner/name/main?urlpath=lab/tree/{file})" in opening.source
-        assert f'"git+{HOME}"' in cell.source
+        assert f', "git+{HOME}"]' in cell.source
     first_cells.main(["--home", "https://github.com/other/place"], copy)
     assert [path for path in copy.rglob("*.*") if b"owner/name" in path.read_bytes()] == []
 
@@ -85,7 +85,7 @@ def test_without_a_home_nothing_points_anywhere(copy):
         opening, cell = jupytext.read(path).cells[:2]
         assert "Open in" not in opening.source
         assert "git+" not in cell.source
-        assert "put its wheel (make wheel) beside this notebook" in cell.source
+        assert "put its wheel (make wheel) beside this notebook, in Kaggle among its inputs" in cell.source
 
 
 @pytest.mark.parametrize(
