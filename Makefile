@@ -13,6 +13,10 @@ RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 # In order: the first one measures this computer, and the others find its card.
 CHAPTERS := $(sort $(wildcard chapters/[0-9][0-9]_*.ipynb))
+# PyTorch is an extra that only the appendix needs, and too large to come with every setup.
+APPENDIX := chapters/appendix_pytorch.ipynb
+PYTORCH := $(VENV)/.pytorch
+HAS_PYTORCH := $(RUN) -c 'import torch' 2>/dev/null
 # What is stored is what explorers and quizzes show without a kernel.
 NBVAL := HWLIMITS_STATIC=1 $(RUN) -m pytest -q --nbval --nbval-current-env --nbval-cell-timeout=900 -o addopts=
 # In a container one often is root, and JupyterLab wants to be told that this is meant.
@@ -43,6 +47,7 @@ test: $(INSTALLED)  ## every check: style, library, doctests, notebooks
 	$(RUN) -m pytest -q -m alone
 	$(NBVAL) --junitxml=build/nbval-first.xml $(firstword $(CHAPTERS))
 	$(NBVAL) -n $(WORKERS) --dist loadscope --junitxml=build/nbval-others.xml $(wordlist 2,99,$(CHAPTERS))
+	@if $(HAS_PYTORCH); then $(NBVAL) $(APPENDIX); else echo "left out: $(APPENDIX), because PyTorch is not installed here (make pytorch)"; fi
 	$(RUN) -m pytest -q tests/notebooks/after_nbval.py
 
 lab: $(INSTALLED)  ## open JupyterLab on the course
@@ -51,6 +56,7 @@ lab: $(INSTALLED)  ## open JupyterLab on the course
 execute: $(INSTALLED)  ## run the chapters and keep their outputs (after editing chapters/text/)
 	set -e; for text in chapters/text/*.md; do \
 		notebook=chapters/$$(basename $$text .md).ipynb; \
+		if [ $$notebook = $(APPENDIX) ] && ! $(HAS_PYTORCH); then echo "left out: $$notebook (make pytorch)"; continue; fi; \
 		$(RUN) -m jupytext --sync $$text; \
 		HWLIMITS_STATIC=1 $(RUN) -m jupyter nbconvert --to notebook --inplace --execute \
 			--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.timeout=1800 $$notebook; \
@@ -141,11 +147,27 @@ build/nncodec-venv/.installed: peers/nncodec-build.lock peers/nncodec.lock
 gpu-bench: $(INSTALLED)  ## measure this computer's NVIDIA GPU with the course's kernels: data/results/gpu_*.json (3 minutes)
 	$(RUN) -m hwlimits.kernels.gpu_bench
 
+pytorch: $(PYTORCH)  ## install PyTorch, for the appendix (CPU build: 0.2 GB to download, 0.9 GB on disk)
+
+# Linux takes the CPU build, from where pip is told to look: the package index's wants gigabytes of CUDA libraries.
+$(PYTORCH): $(INSTALLED) peers/torch.lock
+	@if $(HAS_PYTORCH); then \
+		echo "PyTorch $$($(RUN) -c 'import torch; print(torch.__version__)') is in $(VENV) already, and stays."; \
+	else \
+		echo "Installing PyTorch into $(VENV): 0.2 GB to download, 0.9 GB on disk."; \
+		$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r peers/torch.lock \
+			|| { echo "pip found no build of PyTorch that peers/torch.lock knows. Install one as pytorch.org says, with $(RUN) -m pip (the CPU build is the small one), and say make pytorch again."; exit 2; }; \
+		$(RUN) -c 'import torch'; \
+	fi
+	@touch $@
+
 xla-bench: $(INSTALLED)  ## measure JAX's device (CPU, GPU or TPU): data/results/xla_*.json (some minutes, a quiet computer)
 	$(RUN) -m hwlimits.xla --out data/results
 
+# All but pytorch, which has peers/torch.lock: Linux would get several GB of CUDA libraries with it.
+EXTRAS := course accelerators classroom book peers dev
 lock:  ## make requirements.lock from pyproject.toml (needs uv)
-	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes --no-emit-index-url -o requirements.lock
+	uv pip compile pyproject.toml $(EXTRAS:%=--extra %) --universal --python-version 3.11 --generate-hashes --no-emit-index-url -o requirements.lock
 
 format: $(INSTALLED)  ## format the code
 	$(RUN) -m ruff format .
@@ -154,4 +176,4 @@ format: $(INSTALLED)  ## format the code
 clean:  ## remove what was built (the virtual environment and trained models)
 	rm -rf $(VENV) build dist
 
-.PHONY: help setup case-study test lab execute index first-cells home wheel results-case-study results-choices results-memory results-kernel-differences results-predictions results-gains results-qat results-frontier results-frontier-choices results-fast-cnn results-scaling results-systolic results-classroom labs teaching book workers bench bench-compression bench-coding gpu-bench xla-bench lock format clean
+.PHONY: help setup case-study test lab execute index first-cells home wheel results-case-study results-choices results-qat results-frontier results-frontier-choices results-memory results-kernel-differences results-predictions results-gains results-fast-cnn results-scaling results-systolic results-classroom labs teaching book workers bench bench-compression bench-coding gpu-bench pytorch xla-bench lock format clean

@@ -41,9 +41,9 @@ class BookError(RuntimeError):
 
 
 def chapters() -> list[Path]:
-    """The notebooks in the order of the course; an index comes first."""
+    """The notebooks in the order of the course; an index comes first, and an appendix last."""
     found = sorted((ROOT / "chapters").glob("*.ipynb"))
-    return sorted(found, key=lambda path: path.stem[:1].isdigit())
+    return sorted(found, key=lambda path: (path.stem.startswith("appendix_"), path.stem[:1].isdigit()))
 
 
 def modules(library: Path = LIBRARY) -> list[str]:

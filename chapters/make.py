@@ -126,6 +126,9 @@ def index(folder: Path = CHAPTERS, labs: Path = LABS):
         if (labs / c.stem).is_dir():
             parts.append(f"[a lab](../labs/release/{c.stem}/{c.stem}.ipynb)")
         closing.append(f"- **{links[c.number]}** {', '.join(parts) or 'problems with answers'}")
+    for path in sorted(folder.glob("appendix_*.ipynb")):
+        opening = nbformat.read(path, as_version=4).cells[0].source
+        closing.append(f"- **[Appendix]({path.name})** {re.search(r'^# Appendix · (.+)$', opening, re.MULTILINE)[1]}")
     made = "*This page is made by `make index` from the first cells of the chapters.*"
     texts = [intro, "\n".join(rows), "\n".join(needs), "\n".join(closing), made]
     notebook = new_notebook(cells=[new_markdown_cell(text) for text in texts])

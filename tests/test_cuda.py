@@ -17,6 +17,21 @@ def numbers(*shape):
     return random.standard_normal(shape, dtype=np.float32)
 
 
+def test_packages_that_do_not_fit_each_other_are_told_apart_from_a_kernel_s_fault():
+    def old(module):
+        assert module == "numba.cuda.np.arrayobj"
+        raise AttributeError("module 'numpy' has no attribute 'row_stack'")
+
+    with pytest.raises(ImportError, match=r"numpy [\d.]+ do not fit .*row_stack.*pip install 'numpy<2.5'"):
+        cuda_device.check_packages(old)
+    cuda_device.check_packages(lambda module: None)
+
+    def elsewhere(module):
+        raise ModuleNotFoundError(module)
+
+    cuda_device.check_packages(elsewhere)
+
+
 def test_the_tests_run_in_the_simulator_and_say_so():
     assert cuda_device.SIMULATED
     assert not cuda_device.available()

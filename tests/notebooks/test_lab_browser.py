@@ -1,4 +1,4 @@
-"""JupyterLab in a real browser: `make lab` opens chapter 00, all its cells run, and their outputs are shown."""
+"""JupyterLab in a real browser: `make lab` opens the index, its first link chapter 00, and all cells run and show."""
 
 import json
 import os
@@ -16,7 +16,7 @@ import nbformat
 import pytest
 from book_site import ROOT
 
-CHAPTER = "chapters/00_start_here.ipynb"
+INDEX, CHAPTER = "chapters/index.ipynb", "chapters/00_start_here.ipynb"
 START_S, RUN_S = 120, 900
 
 
@@ -29,13 +29,14 @@ def command_of_make_lab() -> list[str]:
 
 @pytest.fixture
 def lab(tmp_path):
-    """JupyterLab's address, in a copy of the chapter; it ends with the test."""
+    """The address that `make lab` opens, with copies of the index and the chapter; it ends with the test."""
     python, *words = command_of_make_lab()
     assert python.endswith("bin/python")
     assert words[:3] == ["-m", "jupyter", "lab"]
-    assert words[-1] == CHAPTER
+    assert words[-1] == INDEX
     (tmp_path / "chapters").mkdir()
-    shutil.copy(ROOT / CHAPTER, tmp_path / CHAPTER)
+    for path in (INDEX, CHAPTER):
+        shutil.copy(ROOT / path, tmp_path / path)
     clear(tmp_path / CHAPTER)
     port = free_port()
     words[3:-1] = [word for word in words[3:-1] if word != "--allow-root"]
@@ -48,7 +49,7 @@ def lab(tmp_path):
     )
     try:
         wait_for(f"http://127.0.0.1:{port}/api?token=t", server)
-        yield f"http://127.0.0.1:{port}/lab/tree/{CHAPTER}?token=t"
+        yield f"http://127.0.0.1:{port}/lab/tree/{INDEX}?token=t"
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         server.wait(30)
@@ -88,8 +89,11 @@ def test_chapter_00_runs_in_jupyterlab(browser, lab, tmp_path):
     page = browser.new_page(viewport={"width": 1366, "height": 900})
     page.set_default_timeout(START_S * 1000)
     page.goto(lab)
-    page.locator(".jp-Notebook").wait_for()
-    page.wait_for_function("() => window.jupyterapp?.shell.currentWidget?.context?.isReady")
+    page.locator(".jp-RenderedMarkdown a", has_text="Start here").first.click()
+    page.wait_for_function(
+        f"() => window.jupyterapp?.shell.currentWidget?.context?.path == '{CHAPTER}'"
+        " && window.jupyterapp.shell.currentWidget.context.isReady"
+    )
     page.wait_for_function(
         "() => window.jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.status == 'idle'"
     )

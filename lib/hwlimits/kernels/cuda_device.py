@@ -10,8 +10,10 @@ shuffle, which only the simulator lacks. A 16-byte load of an index that is no m
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
 import warnings
+from importlib import metadata
 
 import numba
 import numpy as np
@@ -78,6 +80,31 @@ def why_not() -> str:
     return "No NVIDIA GPU here: the kernels run in numba's simulator, and times are those stored with the course."
 
 
+def check_packages(load=importlib.import_module) -> None:
+    """Raise ImportError if numba's CUDA and NumPy do not fit each other, which else the first kernel would show.
+
+    Seen: numba-cuda 0.30.4 asks NumPy for `row_stack`, which 2.5 has no more.
+    """
+    try:
+        load("numba.cuda.np.arrayobj")
+    except ModuleNotFoundError:
+        pass  # a numba that keeps it elsewhere
+    except AttributeError as error:
+        found = " and ".join(
+            f"{d.name} {d.version}" for d in map(metadata.distribution, _installed("numba-cuda", "numpy"))
+        )
+        raise ImportError(
+            f"hwlimits.kernels: {found} do not fit each other ({error}), so no kernel can be compiled for this GPU: "
+            "install a newer numba-cuda or an older NumPy, e.g. pip install 'numpy<2.5'"
+        ) from error
+
+
+def _installed(*names: str) -> list[str]:
+    return [name for name in names if any(metadata.distributions(name=name))]
+
+
+if available():
+    check_packages()
 if not SIMULATED and not available():
     warnings.warn(why_not(), RuntimeWarning, stacklevel=2)  # else the first kernel dies of a driver that is not there
 

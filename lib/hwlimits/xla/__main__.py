@@ -168,8 +168,8 @@ def _batch(side: int, precision: str, most_bytes: int) -> int:
     return max(1, most_bytes // (ITEM_BYTES[precision] * side**2))
 
 
-def file_name(device: dict, cpu: str, quick: bool = False) -> str:
-    """Name of the result: xla_<platform>_<device>.json; a CPU, which JAX calls 'cpu', by the system's name of it.
+def file_name(device: dict, cpu: str, quick: bool = False, *, start: str = "xla") -> str:
+    """Name of the result: <start>_<platform>_<device>.json; a CPU, which JAX calls 'cpu', by the system's name of it.
 
     A quick result has '_quick' behind its name: it does not take the place of a full one.
 
@@ -178,7 +178,7 @@ def file_name(device: dict, cpu: str, quick: bool = False) -> str:
     """
     kind = cpu if device["platform"] == "cpu" else device["kind"]
     kind = re.sub(r"[^a-z0-9]+", "-", kind.lower()).strip("-")
-    return f"xla_{device['platform']}_{kind}{'_quick' if quick else ''}.json"
+    return f"{start}_{device['platform']}_{kind}{'_quick' if quick else ''}.json"
 
 
 def made_by(command: str, commit: str | None, device: dict) -> dict:

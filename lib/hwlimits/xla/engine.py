@@ -36,9 +36,12 @@ def random_block(kind: str, seed: int) -> np.ndarray:
     return values.astype(jax_module().numpy.bfloat16) if kind == "bf16" else values
 
 
-def compiled(function: Callable, *arguments) -> tuple[Any, float]:
-    """A function compiled for the arguments' shapes, and the seconds of XLA's compilation (tracing not counted)."""
-    lowered = jax_module().jit(function).lower(*arguments)
+def compiled(function: Callable, *arguments, **options) -> tuple[Any, float]:
+    """A function compiled for the arguments' shapes, and the seconds of XLA's compilation (tracing not counted).
+
+    options   of `jax.jit`: donate_argnums names arguments whose memory the results may take, gone after a call
+    """
+    lowered = jax_module().jit(function, **options).lower(*arguments)
     start = time.perf_counter()
     program = lowered.compile()
     return program, time.perf_counter() - start
