@@ -9,6 +9,8 @@ VENV ?= .venv
 ENGINE ?= tfmot
 # Checks side by side, each with about 1 GB; those that measure something run alone after them.
 WORKERS ?= 2
+# The exact versions to install: the repository's, or others (make lock-oldest, make lock-newest).
+LOCK ?= requirements.lock
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 # In order: the first one measures this computer, and the others find its card.
@@ -19,6 +21,9 @@ PYTORCH := $(VENV)/.pytorch
 HAS_PYTORCH := $(RUN) -c 'import torch' 2>/dev/null
 # What is stored is what explorers and quizzes show without a kernel.
 NBVAL := HWLIMITS_STATIC=1 $(RUN) -m pytest -q --nbval --nbval-current-env --nbval-cell-timeout=900 -o addopts=
+# All but pytorch, which has peers/torch.lock: Linux would get several GB of CUDA libraries with it.
+EXTRAS := course accelerators classroom book peers dev
+COMPILE := uv pip compile pyproject.toml $(EXTRAS:%=--extra %) --universal --python-version 3.11 --generate-hashes --no-emit-index-url
 # In a container one often is root, and JupyterLab wants to be told that this is meant.
 LAB_OPTIONS := $(if $(filter 0,$(shell id -u)),--allow-root)
 
@@ -27,13 +32,15 @@ help:  ## list the commands
 
 setup: $(INSTALLED)  ## make the virtual environment (once; the other commands do it when needed)
 
-$(INSTALLED): requirements.lock pyproject.toml
+$(INSTALLED): $(LOCK) pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "hwlimits needs Python 3.11, 3.12 or 3.13, and there is no '$(PYTHON)' here. Install one and say: make PYTHON=/path/to/python3.12 ..."; exit 2; }
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else "hwlimits needs Python 3.11, 3.12 or 3.13; \"$(PYTHON)\" is %d.%d. Install one and say: make PYTHON=/path/to/python3.12 ..." % v)'
 	@$(PYTHON) -c 'import platform, sys; sys.exit("TensorFlow has no wheels for Intel Macs any more: use another computer, or Colab." if (platform.system(), platform.machine()) == ("Darwin", "x86_64") else 0)'
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python's venv module is missing: on Debian and Ubuntu, apt install python3-venv"; exit 2; }
+	@mkdir -p $(VENV) 2>/dev/null && test -w $(VENV) || { echo "hwlimits can't write '$(VENV)'. Say where it may: make VENV=/path/to/venv ..."; exit 2; }
 	@echo "Setting up $(VENV), once: about 3 GB on disk, one minute to ten."
-	@$(PYTHON) -m venv $(VENV) || { echo "Python's venv module is missing: on Debian and Ubuntu, apt install python3-venv"; exit 2; }
-	$(RUN) -m pip install --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --disable-pip-version-check --require-hashes -r $(LOCK)
 	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
@@ -49,6 +56,12 @@ test: $(INSTALLED)  ## every check: style, library, doctests, notebooks
 	$(NBVAL) -n $(WORKERS) --dist loadscope --junitxml=build/nbval-others.xml $(wordlist 2,99,$(CHAPTERS))
 	@if $(HAS_PYTORCH); then $(NBVAL) $(APPENDIX); else echo "left out: $(APPENDIX), because PyTorch is not installed here (make pytorch)"; fi
 	$(RUN) -m pytest -q tests/notebooks/after_nbval.py
+
+# tests/fast.py says by what rule; a file that needs no TensorFlow is in it.
+test-fast: $(INSTALLED)  ## the checks without TensorFlow and without running a notebook, in under five minutes
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m pytest -q -m "not alone" -n $(WORKERS) --dist loadfile $$($(RUN) tests/fast.py)
 
 lab: $(INSTALLED)  ## open JupyterLab on the course
 	$(RUN) -m jupyter lab $(LAB_OPTIONS) chapters/index.ipynb
@@ -164,10 +177,16 @@ $(PYTORCH): $(INSTALLED) peers/torch.lock
 xla-bench: $(INSTALLED)  ## measure JAX's device (CPU, GPU or TPU): data/results/xla_*.json (some minutes, a quiet computer)
 	$(RUN) -m hwlimits.xla --out data/results
 
-# All but pytorch, which has peers/torch.lock: Linux would get several GB of CUDA libraries with it.
-EXTRAS := course accelerators classroom book peers dev
 lock:  ## make requirements.lock from pyproject.toml (needs uv)
-	uv pip compile pyproject.toml $(EXTRAS:%=--extra %) --universal --python-version 3.11 --generate-hashes --no-emit-index-url -o requirements.lock
+	$(COMPILE) -o requirements.lock
+
+lock-oldest:  ## make build/oldest.lock, to be tried by LOCK=build/oldest.lock VENV=build/oldest-venv (needs uv)
+	mkdir -p build
+	$(COMPILE) --resolution lowest-direct -o build/oldest.lock
+
+lock-newest:  ## make build/newest.lock, likewise (needs uv)
+	mkdir -p build
+	$(COMPILE) --upgrade -o build/newest.lock
 
 format: $(INSTALLED)  ## format the code
 	$(RUN) -m ruff format .
@@ -176,4 +195,4 @@ format: $(INSTALLED)  ## format the code
 clean:  ## remove what was built (the virtual environment and trained models)
 	rm -rf $(VENV) build dist
 
-.PHONY: help setup case-study test lab execute index first-cells home wheel results-case-study results-choices results-qat results-frontier results-frontier-choices results-memory results-kernel-differences results-predictions results-gains results-fast-cnn results-scaling results-systolic results-classroom labs teaching book workers bench bench-compression bench-coding gpu-bench pytorch xla-bench lock format clean
+.PHONY: help setup case-study test test-fast lab execute index first-cells home wheel results-case-study results-choices results-qat results-frontier results-frontier-choices results-memory results-kernel-differences results-predictions results-gains results-fast-cnn results-scaling results-systolic results-classroom labs teaching book workers bench bench-compression bench-coding gpu-bench pytorch xla-bench lock lock-oldest lock-newest format clean

@@ -17,7 +17,7 @@ project = "hwlimits"
 author = "The hwlimits contributors"
 copyright = "The hwlimits contributors; text CC BY 4.0, code BSD-3-Clause"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "docstrings", "mermaid_directive"]
-exclude_patterns = ["_static"]
+exclude_patterns = ["_static", "labs"]  # labs are fetched, not read
 suppress_warnings = ["config.cache"]  # nothing is built from a cache
 
 nb_execution_mode = "off"

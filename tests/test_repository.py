@@ -248,6 +248,29 @@ def test_no_python_at_all_is_said(tmp_path):
     assert "there is no 'no-such-python' here" in done.stdout
 
 
+def pretending_python(folder, fails: str):
+    """A Python in which a statement with these words fails."""
+    pretender = folder / "python-here"
+    pretender.write_text(f'#!/bin/sh\ncase "$2" in *"{fails}"*) exit 1;; esac\nexec {sys.executable} "$@"\n')
+    pretender.chmod(0o755)
+    return pretender
+
+
+def test_a_python_without_venv_is_said(tmp_path):
+    done = make(tmp_path, f"PYTHON={pretending_python(tmp_path, 'import ensurepip, venv')}", "setup")
+    assert done.returncode != 0
+    assert "Python's venv module is missing: on Debian and Ubuntu, apt install python3-venv" in done.stdout
+    assert not (tmp_path / "venv").exists()
+
+
+def test_a_folder_that_can_not_be_written_is_said_and_what_to_do(tmp_path):
+    (tmp_path / "venv").write_text("a file stands where the environment would be")
+    done = make(tmp_path, f"PYTHON={sys.executable}", "setup")
+    assert done.returncode != 0
+    assert f"hwlimits can't write '{tmp_path / 'venv'}'. Say where it may: make VENV=/path/to/venv" in done.stdout
+    assert "Setting up" not in done.stdout
+
+
 def test_a_second_make_installs_nothing(tmp_path):
     (tmp_path / "venv").mkdir()
     stamp = tmp_path / "venv" / ".installed"
