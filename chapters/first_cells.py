@@ -19,7 +19,8 @@ from pathlib import Path
 
 import jupytext
 import nbformat
-from nbformat.v4 import new_code_cell
+from nbclient import NotebookClient
+from nbformat.v4 import new_code_cell, new_notebook
 
 from hwlimits import runtime
 
@@ -172,6 +173,17 @@ def written(root: Path = ROOT) -> dict[Path, str]:
     return found
 
 
+def execute_first(path: Path) -> None:
+    """Run the first cell of a notebook if that alone was changed: what it says stays with the others' outputs."""
+    notebook = nbformat.read(path, as_version=4)
+    first, *others = [c for c in notebook.cells if c.cell_type == "code"]
+    if first.execution_count is None and others and others[0].execution_count == 2:
+        alone = new_notebook(cells=[first])
+        place = {"metadata": {"path": str(path.parent)}}
+        NotebookClient(alone, kernel_name="python3", resources=place, record_timing=False).execute()
+        path.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
+
+
 def main(arguments: list[str] | None = None, root: Path = ROOT) -> None:
     """Write the files, or with --check say which are out of step."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -187,9 +199,11 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> None:
     stale = {path: text for path, text in files.items() if not path.exists() or path.read_text("utf-8") != text}
     if stale and options.check:
         names = ", ".join(str(path.relative_to(root)) for path in stale)
-        sys.exit(f"{names}: out of step with chapters/first_cells.py; run make first-cells, then make execute.")
+        sys.exit(f"{names}: out of step with chapters/first_cells.py; run make first-cells.")
     for path, text in stale.items():
         path.write_text(text, encoding="utf-8")
+        if path.suffix == ".ipynb":
+            execute_first(path)
 
 
 if __name__ == "__main__":
