@@ -58,7 +58,7 @@ test: $(INSTALLED)  ## every check: style, library, doctests, notebooks
 	$(RUN) -m pytest -q tests/notebooks/after_nbval.py
 
 # tests/fast.py says by what rule; a file that needs no TensorFlow is in it.
-test-fast: $(INSTALLED)  ## the checks without TensorFlow and without running a notebook, in under five minutes
+test-fast: $(INSTALLED)  ## the checks without TensorFlow and without running a chapter, in under five minutes
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m pytest -q -m "not alone" -n $(WORKERS) --dist loadfile $$($(RUN) tests/fast.py)

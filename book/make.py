@@ -36,6 +36,7 @@ PARTS = {
     "hwlimits.machine: this computer": "machine",
     "hwlimits.training: networks, in TensorFlow": "training",
     "hwlimits.sweep: many runs": "sweep",
+    "hwlimits.pytorch: the appendix's network": "pytorch",
     "hwlimits.xla: JAX's device": "xla",
     "hwlimits.cli: the command": "cli",
 }

@@ -21,7 +21,9 @@ IMAGE = (1, 28, 28)
 
 @pytest.fixture(scope="session")
 def torch():
-    return pytest.importorskip("torch", reason="PyTorch is not installed: make pytorch")
+    module = pytest.importorskip("torch", reason="PyTorch is not installed: make pytorch")
+    module.set_num_threads(1)  # sums in one order
+    return module
 
 
 # --- without PyTorch ----------------------------------------------------------------------------
@@ -341,6 +343,21 @@ def test_an_interruption_keeps_the_steps_done(torch, tiny):
     assert not torch.equal(model.conv1.weight, before)
 
 
+def test_its_loss_is_minus_the_logarithm_of_the_right_probability(torch, tiny):
+    """The same steps, with the loss written out: a softmax of the softmax would take others."""
+    x, y = tiny.x_train[:96, ..., None] / 255, tiny.y_train[:96]
+    found, expected = pytorch.article_cnn(0), pytorch.article_cnn(0)
+    pytorch.train(found, x, y, epochs=1, batch=32, seed=5, learning_rate=1e-3)
+    optimizer = torch.optim.Adam(expected.parameters(), lr=1e-3)
+    for chosen in np.random.default_rng((5, 0)).permutation(96).reshape(3, 32):
+        optimizer.zero_grad()
+        probabilities = expected(pytorch.images(x[chosen]))
+        (-torch.log(probabilities[torch.arange(32), torch.tensor(y[chosen].astype(int))]).mean()).backward()
+        optimizer.step()
+    for there, here in zip(expected.parameters(), found.parameters(), strict=True):
+        assert float((there - here).detach().abs().mean()) < 1e-5
+
+
 def test_a_model_without_a_softmax_is_not_trained(torch):
     with pytest.raises(TorchError, match="train: the last layer is a Linear, and a Softmax is what is left out"):
         pytorch.train(pytorch.article_cnn()[:-1], digits(2), [0, 1], epochs=1)
@@ -577,7 +594,10 @@ def test_where_eight_bits_are_not_exact_seven_are_taken(torch, monkeypatch, trai
 def without_vnni(statement):
     program = f"from hwlimits import pytorch\nfrom hwlimits.pytorch import int8\n{statement}"
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, env=os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2", "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
