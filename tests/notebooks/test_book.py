@@ -129,6 +129,31 @@ def test_a_term_that_no_chapter_and_no_article_gives_is_none():
             assert term.article or form in given or any(form in text for text in texts), f"{term.english}: {form}"
 
 
+@pytest.mark.parametrize(
+    ("english", "chinese"),
+    [("quantization", "量化"), ("perceptron", "感知机"), ("convolution", "卷积"), ("parallelism", "并行"),
+     ("pipeline", "流水线"), ("conflict", "冲突"), ("scaling", "扩展"), ("interval", "区间")]
+)  # fmt: skip
+def test_the_noun_of_a_term_is_there_in_both_languages(english, chinese):
+    """A form that only qualifies, such as 非对称 for affine quantization, is no term: it means asymmetric."""
+    own = [term for term in glossary.read() if term.english.split()[-1] == english]
+    assert own
+    assert all(form.endswith(chinese) for term in own for form in term.chinese), own
+
+
+@pytest.mark.parametrize(
+    ("english", "chinese"),
+    [
+        ("explain the residual", "解释偏差"), ("asymmetric numeral systems", "非对称数字系统"), ("k-means", "K均值聚类"),
+        ("clustering", "聚类"), ("starving", "饥饿"), ("multilayer perceptron", "多层感知机"),
+    ],
+)  # fmt: skip
+def test_a_term_says_the_same_in_both_languages(english, chinese):
+    (term,) = [term for term in glossary.read() if term.english == english]
+    assert term.chinese == (chinese,)
+    assert term.short == ("ANS" if "numeral" in english else None), "rANS is its range form"
+
+
 BAD = [
     ("- {en: tile, meaning: A piece.}", r"glossary.yaml, tile: no zh. An entry has en, zh and meaning"),
     ("- {en: tile, zh: 分块, meaning: A piece., see: x}", r"glossary.yaml, tile: see is no field"),
@@ -162,6 +187,26 @@ def test_an_entry_links_the_chapters_that_give_its_word():
     )
     assert "A piece. Chapter {doc}`01 </chapters/01_compute>`; section 1.4.9 of the article." in page
     assert "    32 threads.\n" in page
+
+
+def test_an_entry_links_the_appendix_by_its_name():
+    texts = {"01_compute": "a tile (分块)", "appendix_pytorch": "a tile (分块)"}
+    page = glossary.page([glossary.Term("tile", ("分块",), "A piece.")], texts)
+    links = "{doc}`01 </chapters/01_compute>`, {doc}`appendix </chapters/appendix_pytorch>`"
+    assert f"A piece. Chapters {links}." in page
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("a roofline（屋顶线）and *tiles* （分块）", {"屋顶线", "分块"}),
+        ("quantization-aware training (量化感知\n训练,\nQAT)", {"量化感知训练"}),
+        ("编码（没有在 TPU 上测过）", set()),
+        ("open (and\n\n分块) closed", set()),
+    ],
+)
+def test_terms_in_brackets_of_both_kinds_and_over_a_line_break(text, wanted):
+    assert glossary.in_parentheses(text) == wanted
 
 
 # ------------------------------------------------------------------------------------ what runs in a browser
