@@ -144,8 +144,9 @@ def test_the_noun_of_a_term_is_there_in_both_languages(english, chinese):
 @pytest.mark.parametrize(
     ("english", "chinese"),
     [
-        ("explain the residual", "解释偏差"), ("asymmetric numeral systems", "非对称数字系统"), ("k-means", "K均值聚类"),
-        ("clustering", "聚类"), ("starving", "饥饿"), ("multilayer perceptron", "多层感知机"),
+        ("explain the residual", "解释偏差"), ("clustering", "聚类"), ("starving", "饥饿"),
+        ("asymmetric numeral systems", "非对称数字系统"), ("k-means", "K均值聚类"),
+        ("multilayer perceptron", "多层感知机"),
     ],
 )  # fmt: skip
 def test_a_term_says_the_same_in_both_languages(english, chinese):
