@@ -18,12 +18,17 @@ from pathlib import Path
 
 import glossary
 import nbformat
+import not_run
 import web_files
+
+from hwlimits import errata
 
 BOOK = Path(__file__).resolve().parent
 ROOT = BOOK.parent
 BUILD = ROOT / "build" / "book"
 LIBRARY = ROOT / "lib"
+# A lab is worked in, not read: it has no page, and its link fetches the notebook.
+LAB = re.compile(r"\[([^\]]+)\]\((\.\./labs/[^)\s]+\.ipynb)\)")
 # Packages by what they are for, in the order of the pages; what is in none of them is NumPy alone.
 PARTS = {
     "Formulas and algorithms, in NumPy alone": None,
@@ -41,9 +46,9 @@ class BookError(RuntimeError):
 
 
 def chapters() -> list[Path]:
-    """The notebooks in the order of the course; an index comes first."""
+    """The notebooks in the order of the course; an index comes first, and an appendix last."""
     found = sorted((ROOT / "chapters").glob("*.ipynb"))
-    return sorted(found, key=lambda path: path.stem[:1].isdigit())
+    return sorted(found, key=lambda path: (path.stem.startswith("appendix_"), path.stem[:1].isdigit()))
 
 
 def modules(library: Path = LIBRARY) -> list[str]:
@@ -61,6 +66,7 @@ def staged_notebook(path: Path) -> nbformat.NotebookNode:
     notebook.metadata.pop("widgets", None)
     for at, cell in enumerate(notebook.cells):
         if cell.cell_type != "code":
+            cell.source = LAB.sub(r"{download}`\1 <\2>`", cell.source)
             continue
         if cell.source.strip() and cell.execution_count is None:
             raise BookError(f"{path.name}, cell {at}, was not executed: say `make execute`.")
@@ -79,7 +85,8 @@ def linked_files(notebook: nbformat.NotebookNode, folder: Path) -> list[Path]:
     """Files of the repository that a chapter links, so that the links lead somewhere in the site too."""
     text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     links = {link for link in re.findall(r"\]\(([^)#\s]+)\)", text) if not re.match(r"\w+:", link)}
-    return sorted(path for path in ((folder / link).resolve() for link in links) if path.suffix != ".ipynb")
+    files = {path for path in ((folder / link).resolve() for link in links) if path.suffix != ".ipynb"}
+    return sorted(files | {(folder / link).resolve() for link in re.findall(r"{download}`[^`<]* <([^`>]+)>`", text)})
 
 
 def api_page(module: str) -> str:
@@ -116,8 +123,16 @@ def markdown_escaped(text: str) -> str:
 
 def written_pages() -> dict[str, str]:
     """Pages that are made from a table in data/, as MyST Markdown, by name."""
-    texts = {path.stem: path.read_text(encoding="utf-8") for path in sorted((ROOT / "chapters" / "text").glob("*.md"))}
-    return {"glossary": glossary.page(glossary.read(), texts)}
+    names = [path.stem for path in chapters()]
+    texts = {name: ROOT / "chapters" / "text" / f"{name}.md" for name in names}
+    texts = {name: path.read_text(encoding="utf-8") for name, path in texts.items() if path.exists()}
+    pages = {name[:2]: f"chapters/{name}.ipynb" for name in names}
+    return {
+        "errata": errata.markdown(pages.__getitem__),
+        "glossary": glossary.page(glossary.read(), texts),
+        "not-run-here": not_run.page(not_run.read(), set(names)),
+        "reading": errata.reading_markdown(),
+    }
 
 
 def stage(into: Path) -> Path:
@@ -187,7 +202,7 @@ def main() -> None:
     """Build the book, or say in a sentence why not."""
     try:
         first = build(stage(BUILD / "source"), BUILD / "html")
-    except (BookError, glossary.GlossaryError, web_files.WebFilesError) as error:
+    except (BookError, glossary.GlossaryError, not_run.NotRunError, web_files.WebFilesError) as error:
         raise SystemExit(str(error)) from None
     if not os.environ.get("HWLIMITS_HOME"):
         print("no buttons for Colab and Binder: HWLIMITS_HOME=https://github.com/OWNER/NAME says where they fetch from")

@@ -331,6 +331,29 @@ def test_files_that_a_chapter_links_are_found():
     assert found == [ROOT / "data" / "papers.yaml"]
 
 
+def test_a_lab_that_a_chapter_links_is_fetched_and_has_no_page(tmp_path):
+    link = "../labs/release/01_compute/01_compute.ipynb"
+    path = tmp_path / "index.ipynb"
+    cells = [nbformat.v4.new_markdown_cell(f"[lab 01]({link}) after [01](01_compute.ipynb)")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    staged = make.staged_notebook(path)
+    assert staged.cells[0].source == f"{{download}}`lab 01 <{link}>` after [01](01_compute.ipynb)"
+    assert make.linked_files(staged, ROOT / "chapters") == [(ROOT / "chapters" / link).resolve()]
+
+
+def test_the_pages_made_from_tables_have_their_titles_and_link_chapters():
+    pages = make.written_pages()
+    titles = {name: text.split("\n", 1)[0] for name, text in pages.items()}
+    assert titles == {
+        "errata": "# What the article gets wrong",
+        "glossary": "# Glossary",
+        "not-run-here": "# Not run here",
+        "reading": "# Reading",
+    }
+    for name in ("errata", "not-run-here", "glossary"):
+        assert all(f"chapters/{chapter}" in pages[name] for chapter in ("05_quantization", "07_gpu_tpu"))
+
+
 def test_every_module_has_one_place():
     names = make.modules()
     assert sorted(names) == sorted(api_modules())
