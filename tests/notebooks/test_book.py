@@ -264,6 +264,16 @@ def test_an_archive_without_what_is_used_is_refused(tmp_path):
     assert not (tmp_path / "web" / "thing" / ".kept").exists()
 
 
+@pytest.mark.parametrize("files", [{"LICENSE": b"free"}, {"LICENSE": b"free", "dist/a.js": b"1"}])
+def test_each_pattern_has_to_fit_a_file_and_a_licence_is_none(files, tmp_path):
+    wanted, pack, _ = planted(files, tmp_path)
+    wanted["thing"]["files"] += [r"css/.*\.css"]
+    missed = wanted["thing"]["files"][len(files) - 1 :]
+    with pytest.raises(web_files.WebFilesError, match=re.escape(f"thing 1.0 has no file {missed}: see web_files.yaml")):
+        web_files.fetch(tmp_path / "web", wanted, pack)
+    assert not (tmp_path / "web" / "thing" / ".kept").exists()
+
+
 def test_an_archive_cannot_write_elsewhere(tmp_path):
     wanted, pack, _ = planted({"dist/../../../out.js": b"1"}, tmp_path)
     with pytest.raises(web_files.WebFilesError, match="has a file outside of its folder"):
