@@ -364,6 +364,80 @@ def test_the_pages_made_from_tables_have_their_titles_and_link_chapters():
         assert all(f"chapters/{chapter}" in pages[name] for chapter in ("05_quantization", "07_gpu_tpu"))
 
 
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("[a](../data/papers.yaml#pruning)", ["papers.yaml"]),
+        ('[a](../data/papers.yaml "the papers")', ["papers.yaml"]),
+        ("[a](foo_(x).md) and ![b](<a picture.png>)", ["a picture.png", "foo_(x).md"]),
+        ("[a][ref]\n\n[ref]: ../data/devices.yaml", ["devices.yaml"]),
+        ("{download}`the lab <../labs/release/a/a.ipynb>`", ["a.ipynb"]),
+        ("`[a](code.md)`\n\n```\n[b](block.md)\n```\n\n[c](index.ipynb) <https://x.org> [d](mailto:a@b.org)", []),
+    ],
+)
+def test_links_are_those_that_markdown_has(text, wanted):
+    found = make.linked_files(notebook_of(nbformat.v4.new_markdown_cell(text)), ROOT / "chapters")
+    assert [path.name for path in found] == wanted
+
+
+def test_each_link_of_the_index_to_a_lab_is_a_file_to_fetch():
+    """Labs have no page, so a plain link would be a warning, and a warning stops the book."""
+    notebook = make.staged_notebook(ROOT / "chapters" / "index.ipynb")
+    names = [path.stem for path in make.chapters()]
+    labs = [path for path in (ROOT / "labs" / "release").glob("*/*.ipynb") if path.stem in names]
+    found = make.linked_files(notebook, ROOT / "chapters")
+    assert labs
+    assert set(labs) == {path for path in found if path.suffix == ".ipynb"}
+    assert "](../labs" not in "".join(cell.source for cell in notebook.cells)
+
+
+def test_what_is_called_numpy_is_numpy():
+    """By what the modules import, also inside of functions: a few have SciPy, and tables are read by YAML."""
+    import ast
+
+    own = [name for name in make.modules() if make.part_of(name) is None]
+    allowed = {"numpy", "scipy", "yaml", "pooch", "tqdm", *sys.stdlib_module_names}  # MNIST is fetched, bars are drawn
+    for name in own:
+        source = make.LIBRARY / Path(*name.split("."))
+        source = source / "__init__.py" if source.is_dir() else source.with_suffix(".py")
+        for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module == "hwlimits":
+                modules = [f"hwlimits.{alias.name}" for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                modules = [node.module]
+            for module in modules:
+                assert module.split(".")[0] in allowed or ".".join(module.split(".")[:2]) in own, f"{name}: {module}"
+
+
+@pytest.mark.parametrize(
+    ("module", "part"),
+    [
+        ("hwlimits.roofline", None), ("hwlimits.fleet", None), ("hwlimits.widgets.hardware", "widgets"),
+        ("hwlimits.quiz", "widgets"), ("hwlimits.plots", "widgets"), ("hwlimits.pytorch.int8", "pytorch"),
+        ("hwlimits.xla", "xla"),
+    ],
+)  # fmt: skip
+def test_a_module_stands_under_what_it_is_made_of(module, part):
+    assert make.part_of(module) == part
+    (title,) = [title for title, of in make.PARTS.items() if of == part]
+    page = make.api_index(make.modules())
+    assert f"({module}.rst)" in page.split(f"## {title}\n")[1].split("## ")[0]
+
+
+def test_the_index_draws_each_chapter_and_says_it_in_words():
+    """Chapters by their numbers, NN to MM with those between, and the appendix."""
+    text = (ROOT / "book" / "index.md").read_text(encoding="utf-8")
+    words, diagram = re.search(r"```mermaid\n:alt: (.+)\n((?:.|\n)+?)```", text).groups()
+    numbers = {path.stem[:2] for path in make.chapters() if path.stem[:2].isdigit()}
+    said = set(re.findall(r"\b\d\d\b", words))
+    for first, last in re.findall(r"\b(\d\d) to (\d\d)\b", words):
+        said |= {f"{i:02}" for i in range(int(first), int(last) + 1)}
+    assert said == numbers == set(re.findall(r"\b\d\d\b", diagram))
+    assert "An appendix" in words
+    assert "appendix:" in diagram
+
+
 def test_every_module_has_one_place():
     names = make.modules()
     assert sorted(names) == sorted(api_modules())
