@@ -250,3 +250,34 @@ def test_the_sparsity_at_which_sparse_beats_dense_was_predicted(stored):
 def test_int8_stands_beside_litert_and_openblas(stored):
     assert {r["peer_name"].split()[0] for r in of(stored, "int8 matmul")} == {"OpenBLAS", "LiteRT"}
     assert len({r["kernel"] for r in of(stored, "int8 convolution", "LiteRT int8")}) >= 3
+
+
+def test_rows_of_sparse_layers_go_on_where_they_were_stopped(monkeypatch):
+    """No clock: a comparison that counts, and is interrupted at the second of three shares of zeros."""
+    drawn, calls = [], []
+
+    def compare(theirs, ours, **options):
+        calls.append(options)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return Comparison(Timing((1.0,) * 3), Timing((1.0,) * 3), float(len(calls)), 1.0, 1.0, 1.0)
+
+    def layer(size, weights, block=1):
+        drawn.append(weights)
+        return made(size, weights, block)
+
+    made = compression.pointwise_layer
+    monkeypatch.setattr(compression, "compare", compare)
+    monkeypatch.setattr(compression, "pointwise_layer", layer)
+    asked = {"sparsities": (0.5, 0.5, 0.75), "layers": [(4, 8, 16)], "keep": "layers", "rounds": 3}
+    with pytest.raises(KeyboardInterrupt):
+        list(compression.pointwise_rows(**asked))
+    rows = list(compression.pointwise_rows(**asked))
+    assert [r["ratio"] for r in rows] == [1.0, 3.0, 4.0]
+    assert [r["kernel"].split(", ")[-1] for r in rows] == ["50 % zeros", "50 % zeros", "75 % zeros"]
+    again, calls[:] = list(drawn), [None, None]  # past the interruption
+    drawn.clear()
+    list(compression.pointwise_rows(**asked))
+    wanted = [drawn[0], drawn[1], drawn[1], drawn[2]]  # the second was drawn, stopped, and drawn again
+    for a, b in zip(again, wanted, strict=True):
+        np.testing.assert_array_equal(a, b, err_msg="what is measured does not depend on where it was stopped")

@@ -592,7 +592,8 @@ def test_a_part_that_failed_is_tried_again():
     assert left_out == {"a": "ValueError: no"}
 
 
-def test_the_bar_names_what_is_measured_and_moves_with_time(capsys):
+def test_the_bar_names_what_is_measured_and_moves_with_time(capsys, monkeypatch):
+    monkeypatch.setattr("hwlimits.progress.live", lambda: True)
     now = [0.0]
     shown = []
 
@@ -635,6 +636,7 @@ def test_the_bar_stands_at_the_seconds_that_were_expected(monkeypatch, progress)
     """Within a part it moves with time to the part's end; after it, it stands there, however long the part took."""
     now, bars = [100.0], []
     monkeypatch.setattr("tqdm.tqdm", lambda **options: bars.append(Bar(**options)) or bars[-1])
+    monkeypatch.setattr("hwlimits.progress.live", lambda: True)
 
     def takes(*moments):
         def measure(tick):

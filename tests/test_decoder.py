@@ -98,6 +98,16 @@ def test_what_is_timed_writes_the_same_token_each_time():
     np.testing.assert_array_equal(write_one(), write_one())
 
 
+def test_what_is_timed_begins_anew_whatever_was_there(tokens):
+    used, fresh = (lively(RunningDecoder(SMALL, sequences=2)) for _ in range(2))
+    used.step(tokens)
+    scores, wanted = decoding(used, 12)(), decoding(fresh, 12)()
+    np.testing.assert_allclose(scores, wanted, rtol=1e-5, atol=1e-5)
+    assert used.length == 13, "one token behind the others"
+    with pytest.raises(TransformerError, match=re.escape("step: 20 + 1 tokens, and small has 20 positions")):
+        decoding(used, 20)
+
+
 def test_parts_against_scipy():
     x = np.random.default_rng(0).normal(0, 2, (5, 7))
     np.testing.assert_allclose(softmax(x.copy()), special.softmax(x, axis=-1))
@@ -105,6 +115,51 @@ def test_parts_against_scipy():
     y = normalized(x, np.full(7, 2.0))
     np.testing.assert_allclose(y.mean(axis=1), 0, atol=1e-12)
     np.testing.assert_allclose(y.std(axis=1), 2, rtol=1e-4)
+
+
+def test_parts_at_their_limits():
+    """A row without a variance is all zeros; one of 1e-5 is halved by epsilon; large numbers don't overflow."""
+    np.testing.assert_array_equal(normalized(np.full((1, 4), 3.0), np.ones(4)), np.zeros((1, 4)))
+    small = np.array([[-1.0, 1.0]]) * np.sqrt(1e-5)
+    np.testing.assert_allclose(normalized(small, np.ones(2)), [[-np.sqrt(0.5), np.sqrt(0.5)]])
+    np.testing.assert_array_equal(softmax(np.array([[1000.0, 1000.0], [0.0, -1000.0]])), [[0.5, 0.5], [1.0, 0.0]])
+
+
+def test_a_seed_gives_the_same_weights_and_another_one_others():
+    first, again, other = (RunningDecoder(SMALL, seed=seed).weights["0.qkv"] for seed in (3, 3, 4))
+    np.testing.assert_array_equal(first, again)
+    assert not np.allclose(first, other)
+    assert np.std(first) == pytest.approx(0.02, rel=0.1)
+    assert abs(np.mean(first)) < 0.002
+
+
+def by_hand(decoder, tokens):
+    """Scores after the last token of one text, number by number, by loops over positions and heads."""
+    w, d = decoder.weights, SMALL.head_width
+
+    def norm(v, factor):
+        return (v - v.mean()) / np.sqrt(v.var() + 1e-5) * factor
+
+    x = [w["table"][t] + w["positions"][i] for i, t in enumerate(tokens)]
+    for layer in range(SMALL.layers):
+        qkv = [norm(v, w[f"{layer}.norm1"]) @ w[f"{layer}.qkv"] for v in x]
+        for i in reversed(range(len(x))):
+            heads = []
+            for h in range(SMALL.heads):
+                q, k, v = (slice(part * SMALL.width + h * d, part * SMALL.width + (h + 1) * d) for part in range(3))
+                shares = special.softmax([qkv[i][q] @ qkv[j][k] / np.sqrt(d) for j in range(i + 1)])
+                heads.append(sum(share * qkv[j][v] for j, share in enumerate(shares)))
+            x[i] = x[i] + np.concatenate(heads) @ w[f"{layer}.out"]
+            u = norm(x[i], w[f"{layer}.norm2"]) @ w[f"{layer}.up"]
+            x[i] = x[i] + 0.5 * u * (1 + np.tanh(np.sqrt(2 / np.pi) * (u + 0.044715 * u**3))) @ w[f"{layer}.down"]
+    return norm(x[-1], w["norm"]) @ w["table"].T
+
+
+@pytest.mark.parametrize("length", [1, 2, 7])
+def test_scores_number_by_number(tokens, length):
+    decoder = lively(RunningDecoder(SMALL))
+    found = decoder.step(tokens[:1, :length])
+    np.testing.assert_allclose(found[0], by_hand(decoder, tokens[0, :length]), rtol=2e-3, atol=2e-3)
 
 
 @pytest.mark.parametrize(

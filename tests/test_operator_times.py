@@ -3,6 +3,7 @@
 import pytest
 
 from hwlimits import data
+from hwlimits.machine.timing import Timing
 from hwlimits.training import export
 from hwlimits.training.keras import keras
 from hwlimits.training.litert import LiteRTFile
@@ -33,6 +34,26 @@ def test_an_operator_with_more_work_takes_longer(file):
     many, _ = operator_times(file, batch=64, repeats=5, progress=False)
     assert many[conv2].median_s > 4 * one[conv2].median_s
     assert many[conv2].median_s > many[conv1].median_s
+
+
+def test_what_was_timed_is_kept_when_it_is_stopped(file, monkeypatch):
+    """No clock: a measurement that counts its calls, and is interrupted at the third."""
+    calls = []
+
+    def measure(call, **options):
+        calls.append(options["repeats"])
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return Timing((float(len(calls)),) * 3)
+
+    monkeypatch.setattr("hwlimits.training.operator_times.measure", measure)
+    with pytest.raises(KeyboardInterrupt):
+        operator_times(file, repeats=3, keep="operators")
+    times, left_out = operator_times(file, repeats=3, keep="operators")
+    assert [t.median_s for t in times.values()] == [1.0, 2.0, *range(4, len(times) + 2)]
+    assert len(times) + len(left_out) == len(operators(file))
+    operator_times(file, repeats=3, keep="operators")
+    assert len(calls) == 2 * len(times) + 1, "all anew after an end"
 
 
 def test_an_operator_that_cannot_run_alone_is_named_with_its_reason():

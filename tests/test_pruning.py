@@ -266,6 +266,70 @@ def test_a_trainer_that_lets_zeros_grow_back_is_caught():
         list(pruning.rewinding({"w": np.arange(10.0)}, grow, ["w"], rounds=2))
 
 
+class Stops:
+    """Calls a function, and is interrupted in its place at one call, once."""
+
+    def __init__(self, function, at):
+        self.function, self.at, self.calls = function, at, 0
+
+    def __call__(self, *given):
+        self.calls += 1
+        if self.calls == self.at:
+            raise KeyboardInterrupt
+        return self.function(*given)
+
+
+@pytest.mark.parametrize("at", [1, 3, 5])
+def test_rewinding_that_was_stopped_goes_on_with_the_round_it_was_in(at):
+    """Training 1 to 5; what comes out is what comes out of rounds that nobody stopped."""
+    start = {"w": np.random.default_rng(0).standard_normal((6, 7)), "b": np.ones(7)}
+
+    def train(weights, masks):
+        return {"w": (weights["w"] * 1.5 + 0.25) * masks["w"], "b": weights["b"] + masks["w"].sum()}
+
+    def rounds(train, **options):
+        return list(pruning.rewinding(start, train, ["w"], rounds=4, left_per_round=0.5, **options))
+
+    wanted, stops = rounds(train), Stops(train, at)
+    with pytest.raises(KeyboardInterrupt):
+        rounds(stops, keep="tickets")
+    found = rounds(stops, keep="tickets")
+    assert stops.calls == 5 + 1, "no round is trained twice but the one that was stopped"
+    for (masks, trained), (wanted_masks, wanted_trained) in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(masks["w"], wanted_masks["w"])
+        for name in trained:
+            np.testing.assert_array_equal(trained[name], wanted_trained[name])
+
+
+def test_rewinding_left_by_its_loop_goes_on_and_other_weights_begin_anew():
+    start, stops = {"w": np.arange(1.0, 11)}, Stops(lambda w, m: pruning.apply(w, m), None)
+    for _ in pruning.rewinding(start, stops, ["w"], rounds=2, keep="left"):
+        break  # an error in the loop's body
+    assert len(list(pruning.rewinding(start, stops, ["w"], rounds=2, keep="left"))) == 3
+    assert stops.calls == 3
+    next(pruning.rewinding(start, stops, ["w"], rounds=2, keep="left"))
+    list(pruning.rewinding({"w": np.arange(2.0, 12)}, stops, ["w"], rounds=2, keep="left"))
+    assert stops.calls == 3 + 1 + 3
+
+
+@pytest.mark.parametrize("at", [1, 3, 4])
+def test_sensitivity_that_was_stopped_goes_on(at):
+    weights = {"a": np.array([3.0, 4.0]), "b": np.array([1.0, 2.0])}
+    stops = Stops(lambda w: float(w["a"].sum() * 10 + w["b"].sum()), at)
+    asked = (["a", "b"], [0.0, 0.5, 0.5])
+    with pytest.raises(KeyboardInterrupt):
+        pruning.sensitivity(weights, stops, *asked, keep="scan")
+    found = pruning.sensitivity(weights, stops, *asked, keep="scan")
+    assert found == {"a": {0.0: 73.0, 0.5: 43.0}, "b": {0.0: 73.0, 0.5: 72.0}}
+    assert stops.calls == 4 + 1, "no setting twice but the one that was stopped"
+    stops.at = stops.calls + 2
+    with pytest.raises(KeyboardInterrupt):
+        pruning.sensitivity(weights, stops, *asked, keep="scan")
+    before = stops.calls
+    pruning.sensitivity(weights | {"b": np.array([1.0, 5.0])}, stops, *asked, keep="scan")
+    assert stops.calls == before + 4, "other weights begin anew"
+
+
 def test_sensitivity_prunes_one_layer_at_a_time():
     weights = {"a": np.array([[1.0, 2.0], [3.0, 5.0]]), "b": np.array([[7.0, 11.0]]), "bias": np.array([13.0])}
     total = lambda w: float(sum(v.sum() for v in w.values()))  # noqa: E731

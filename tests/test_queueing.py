@@ -56,6 +56,8 @@ def test_by_hand():
     np.testing.assert_allclose(found.latencies_s, [0.6, 0.4, 0.9, 0.5, 0.4])
     np.testing.assert_allclose(found.waits_s, [0.2, 0.0, 0.5, 0.1, 0.0])
     assert found.end_s == pytest.approx(3.5)
+    assert found.mean_batch == pytest.approx(5 / 3)
+    assert found.per_s == pytest.approx(5 / 3.5)
 
 
 @pytest.mark.parametrize("busy", [0.3, 0.6, 0.8])
@@ -69,7 +71,8 @@ def test_arrivals_are_poisson_s():
     times = poisson(50, 100_000)
     gaps = np.diff(times)
     assert stats.kstest(gaps, "expon", args=(0, 1 / 50)).pvalue > 0.001
-    np.testing.assert_array_equal(times, poisson(50, 100_000)), "the same seed, the same arrivals"
+    np.testing.assert_array_equal(times, poisson(50, 100_000), err_msg="the same seed, the same arrivals")
+    assert not np.allclose(times, poisson(50, 100_000, seed=1))
 
 
 class Clock:

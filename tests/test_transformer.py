@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hwlimits import data, devices, transformer
+from hwlimits import compute, data, devices, transformer
 from hwlimits.counting import Cost, CountError
 from hwlimits.devices import DeviceError
 from hwlimits.roofline import Roofline
@@ -269,3 +269,73 @@ def test_an_unknown_activation_is_refused_when_the_decoder_is_made():
 def test_every_public_name_is_here():
     assert transformer.MODELS is MODELS
     assert all(name == model.name for name, model in MODELS.items())
+
+
+# --- counted again, without the library's own formulas of layers ---
+
+
+def by_hand(model, new, past, scored=1):
+    """(parameters, MACs, other FLOPs) of a step, operation by operation.
+
+    Other FLOPs of an element: a bias 1; activations and softmax what `counting` says of one; a norm 8 with factor and
+    summand, 7 without a summand, 4 by the root mean square, and 3 a row more.
+    """
+    w, h, k, d, f, b = model.width, model.heads, model.key_heads, model.head_width, model.inner, model.bias
+    flops = compute.ACTIVATION_FLOPS
+    norms = w * (1 if model.rms or not b else 2)
+    norm_flops = new * ((4 if model.rms else 8 if b else 7) * w + 3)
+    matrices = [(w, h * d), (w, k * d), (w, k * d), (h * d, w), (w, f), (f, w)] + [(w, f)] * model.gated
+    parameters = model.layers * (sum((i + b) * o for i, o in matrices) + 2 * norms) + norms
+    parameters += model.vocabulary * w * (1 if model.tied else 2) + model.positions * w
+    scores = h * new * (past + new)
+    macs = model.layers * (sum(new * i * o for i, o in matrices) + 2 * scores * d) + scored * model.vocabulary * w
+    layer = 2 * norm_flops + sum(new * o * b for _, o in matrices) + new * f * flops[model.activation]
+    layer += new * h * d + scores * flops["softmax"] + 2 * new * w  # the scale, the shares, two sums with the stream
+    layer += new * f if model.gated else 0
+    if not model.positions:  # a rotation turns pairs: x cos - y sin and x sin + y cos, three operations a number
+        layer += 3 * new * (h * d + k * d)
+    return parameters, macs, model.layers * layer + norm_flops + (new * w if model.positions else 0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"head_width": 5},
+        {"head_width": 3, "key_heads": 1},
+        {"bias": False},
+        {"bias": False, "rms": True, "positions": 0, "gated": True, "activation": "silu", "tied": False},
+        {"rms": True, "positions": 0, "key_heads": 1, "head_width": 6, "inner": 20, "tied": False},
+        {"gated": True, "inner": 12, "key_heads": 1},
+    ],
+)
+@pytest.mark.parametrize(("new", "past", "scored"), [(1, 0, 1), (1, 7, 1), (5, 3, 2)])
+def test_a_step_of_any_kind_operation_by_operation(change, new, past, scored):
+    model = replace(TINY, **{"head_width": None, "key_heads": None} | change)
+    step = model.step(new, past, scored=scored)
+    assert (step.parameters, step.macs, step.other_flops) == by_hand(model, new, past, scored)
+
+
+def test_the_last_position_can_be_used():
+    assert TINY.step(4, past=60).macs > 0
+    assert TINY.step(64).macs > 0
+    assert forecast(TINY, MACHINE, prompt=60, generated=4).needed_bytes > 0
+
+
+def test_a_forecast_of_several_texts_in_small_numbers_by_hand():
+    sizes = {"weight_bytes": 0.5, "number_bytes": 1}
+    made = forecast(LLAMA, MACHINE, prompt=32, generated=11, sequences=3, **sizes)
+    prefill, middle = LLAMA.step(32, 0, 3, **sizes), LLAMA.step(1, 37, 3, **sizes)
+    assert made.prefill_s == pytest.approx(max(prefill.flops / 1e12, prefill.bytes / 1e11))
+    assert prefill.flops == 3 * LLAMA.step(32).flops
+    assert made.step_s == pytest.approx(max(middle.flops / 1e12, middle.bytes / 1e11))
+    assert made.needed_bytes == math.ceil(LLAMA.parameters / 2) + 3 * 43 * 2 * 32 * 4096
+    assert made.tokens_per_s == pytest.approx(3 / made.step_s)
+    assert (made.machine, made.sequences) == ("made up", 3)
+
+
+def test_most_sequences_in_small_numbers():
+    """Four bits a weight and a byte a number: half a MiB becomes a quarter of one, for each token."""
+    left = 8e9 - LLAMA.parameters / 2
+    assert most_sequences(LLAMA, 8e9, 1000, weight_bytes=0.5, number_bytes=1) == int(left // (1000 * 2**18))
+    assert most_sequences(LLAMA, 8e9, 1000, weight_bytes=0.5) == int(left // (1000 * 2**19))

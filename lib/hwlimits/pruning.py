@@ -23,6 +23,8 @@ from numbers import Integral
 
 import numpy as np
 
+from hwlimits.progress import bar, digest, each, kept
+
 Unit = str | tuple[int, int]
 Arrays = Mapping[str, np.ndarray]
 
@@ -259,14 +261,9 @@ class Schedule:
 
 
 def rewinding(
-    weights: Arrays,
-    train: Callable[[dict, dict], Arrays],
-    layers: Sequence[str],
-    *,
-    rounds: int,
-    left_per_round: float = 0.8,
-    scores: Callable[[Arrays], Arrays] | None = None,
-) -> Iterator[tuple[dict, dict]]:
+    weights: Arrays, train: Callable[[dict, dict], Arrays], layers: Sequence[str], *, rounds: int,
+    left_per_round: float = 0.8, scores: Callable[[Arrays], Arrays] | None = None, keep: str | None = None,
+) -> Iterator[tuple[dict, dict]]:  # fmt: skip
     """Train, prune the lowest-scoring weights of each layer, go back to `weights`, and again.
 
     Yields (masks, trained weights) of each round.
@@ -277,6 +274,7 @@ def rewinding(
     layers           the names of the weights to prune; the others are trained and rewound with them
     left_per_round   the share of the weights still there that stays in each round
     scores           from trained weights to scores by name; `magnitude` unless given
+    keep             a name under which trained rounds stay in memory if it is stopped: the same call then goes on
 
     Round 0 is dense, so rounds + 1 are yielded, and after round r a share left_per_round^r is left.
     Raises PruningError if `train` gives back other weights than zeros where a mask is False.
@@ -287,32 +285,32 @@ def rewinding(
     _share("1 - left_per_round", 1 - left_per_round)
     _known(layers, weights)
     masks = {name: np.ones(np.shape(weights[name]), bool) for name in layers}
-    for number in range(rounds + 1):
-        trained = dict(train(apply(weights, masks), dict(masks)))
-        for name, keep in masks.items():
-            grown = int(np.count_nonzero(trained[name][~keep]))
-            if grown:
-                raise PruningError(
-                    f"rewinding: {grown} pruned weights of {name} grew back in round {number}; "
-                    "train must apply(weights, masks) after each step"
-                )
-        yield dict(masks), trained
-        found = scores(trained) if scores else {name: magnitude(trained[name]) for name in layers}
-        for name, keep in masks.items():
-            masks[name] = keep.copy()
-            masks[name][keep] = mask(np.asarray(found[name])[keep], 1 - left_per_round)
+    about = digest(weights), tuple(layers), rounds, left_per_round
+    with kept(keep, about, total=rounds + 1, unit="round") as done:
+        for number in bar(range(rounds + 1), desc="rewinding", unit="round"):
+            trained = done[number] = done.get(number) or dict(train(apply(weights, masks), dict(masks)))
+            for name, stays in masks.items():
+                grown = int(np.count_nonzero(trained[name][~stays]))
+                if grown:
+                    raise PruningError(
+                        f"rewinding: {grown} pruned weights of {name} grew back in round {number}; "
+                        "train must apply(weights, masks) after each step"
+                    )
+            yield dict(masks), trained
+            found = scores(trained) if scores else {name: magnitude(trained[name]) for name in layers}
+            for name, stays in masks.items():
+                masks[name] = stays.copy()
+                masks[name][stays] = mask(np.asarray(found[name])[stays], 1 - left_per_round)
 
 
 def sensitivity(
-    weights: Arrays,
-    accuracy: Callable[[dict], float],
-    layers: Sequence[str],
-    sparsities: Sequence[float],
-    unit: Unit = "weight",
-) -> dict[str, dict[float, float]]:
+    weights: Arrays, accuracy: Callable[[dict], float], layers: Sequence[str], sparsities: Sequence[float],
+    unit: Unit = "weight", keep: str | None = None,
+) -> dict[str, dict[float, float]]:  # fmt: skip
     """The accuracy with one layer pruned alone, by magnitude and without retraining: {layer: {sparsity: accuracy}}.
 
     accuracy   accuracy(weights) of the whole network, `weights` with one layer pruned
+    keep       a name under which accuracies stay in memory if it is stopped: the same call then does the others
 
     Retraining wins much back, so this ranks layers; it does not foretell what a pruned network will reach.
 
@@ -321,10 +319,12 @@ def sensitivity(
     """
     _known(layers, weights)
 
-    def one(name, sparsity):
-        return accuracy(apply(weights, {name: mask(magnitude(weights[name]), sparsity, unit)}))
+    def one(setting):
+        return accuracy(apply(weights, {setting[0]: mask(magnitude(weights[setting[0]]), setting[1], unit)}))
 
-    return {name: {sparsity: one(name, sparsity) for sparsity in sparsities} for name in layers}
+    settings = dict.fromkeys((name, sparsity) for name in layers for sparsity in sparsities)
+    found = each(settings, one, desc="sensitivity", unit="network", keep=keep, about=(digest(weights), unit))
+    return {name: {sparsity: found[name, sparsity] for sparsity in sparsities} for name in layers}
 
 
 # --- L1: zeros from the training itself --------------------------------------------------------

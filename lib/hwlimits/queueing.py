@@ -73,8 +73,7 @@ def serve(
     """
     arrivals = in_order(arrivals_s)
     (largest,) = whole("serve", largest=largest)
-    if not (isinstance(wait_s, Real) and 0 <= wait_s < math.inf):
-        raise QueueError(f"serve(wait_s={wait_s!r}): the oldest request waits 0 s or longer")
+    check_wait("serve", wait_s)
     starts, ends, batches = np.empty_like(arrivals), np.empty_like(arrivals), []
     free_s, first = 0.0, 0
     while first < len(arrivals):
@@ -179,6 +178,12 @@ def missed(samples_s: Sequence[float], deadline_s: float, confidence: float = 0.
 
 
 # --- checks ------------------------------------------------------------------------------------
+
+
+def check_wait(function: str, wait_s: float) -> None:
+    """Raises QueueError unless the oldest request waits for a number of s, 0 or more, that ends."""
+    if isinstance(wait_s, bool) or not isinstance(wait_s, Real) or not 0 <= wait_s < math.inf:
+        raise QueueError(f"{function}(wait_s={wait_s!r}): the oldest request waits 0 s or longer, and not for ever")
 
 
 def in_order(arrivals_s: Sequence[float]) -> np.ndarray:

@@ -30,6 +30,7 @@ from hwlimits.machine.latency import Point, point_of
 from hwlimits.machine.processor import available_memory_bytes, caches, describe, usable_cores
 from hwlimits.machine.provenance import provenance
 from hwlimits.machine.record import Card, Number
+from hwlimits.progress import bar as bar_of
 
 OPERATORS_LIMIT_S = 300  # a process that hangs must not hold up the rest; these take a minute
 PROCESS_LIMIT_S = 60
@@ -108,14 +109,12 @@ def run(
     each part that was measured is put there.
     """
     kept = {} if kept is None else kept
-    from tqdm import tqdm
-
     numbers: list[Number | Point] = []
     left_out: dict[str, str] = {}
     begun_s = 0.0
     form = "{desc:<32}{percentage:3.0f}% |{bar}| {elapsed}, about {remaining} left"
     total_s = sum(part.expected_s for part in todo)
-    with tqdm(total=total_s, bar_format=form, disable=not progress, mininterval=0.2) as bar:
+    with bar_of(desc="", total=total_s, bar_format=form, shown=progress, mininterval=0.2) as bar:
         for place, part in enumerate(todo):
             started = clock()
 

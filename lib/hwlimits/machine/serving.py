@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from hwlimits.queueing import Served, begin_of, in_order, whole
+from hwlimits.queueing import Served, begin_of, check_wait, in_order, whole
 from hwlimits.units import seconds
 
 NAP_S = 2e-3  # a wait longer than this sleeps first: asked to sleep for less, systems oversleep by as much
@@ -29,9 +29,10 @@ def run(
 
     A request counts from the moment at which it should have arrived, not from the one at which this loop saw it:
     a server that hangs for a second must not stop the clock of those who wait (Tene's "coordinated omission").
-    The server polls, so one core is busy from the first arrival to the last answer.
+    The server polls, so one core is busy from the first arrival to the last answer. Errors are those of `serve`.
     """
     arrivals, (largest,) = in_order(arrivals_s), whole("serving.run", largest=largest)
+    check_wait("serving.run", wait_s)
     starts, ends, batches, first = np.empty_like(arrivals), np.empty_like(arrivals), [], 0
     zero = clock()
     while first < len(arrivals):

@@ -15,9 +15,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from scipy import sparse as scipy_sparse
 from threadpoolctl import threadpool_limits
-from tqdm import tqdm
 
-from hwlimits import data
+from hwlimits import data, progress
 from hwlimits.kernels import bench as kernel_bench
 from hwlimits.kernels import int8, stream
 from hwlimits.kernels.bench import COLUMNS, OPTIONS, openblas, row, tools
@@ -88,8 +87,11 @@ def matvec_rows(sizes=MATVECS, **options) -> Iterator[dict]:
                 yield row(kernel, k, "columns", work, "GFLOP/s of nonzeros", peer, found)
 
 
-def pointwise_rows(sparsities=SPARSITIES, layers=POINTWISE, **options) -> Iterator[dict]:
-    """The 13 pointwise layers of MobileNetV1, ours sparse, LiteRT's dense: each as often in a row as the other."""
+def pointwise_rows(sparsities=SPARSITIES, layers=POINTWISE, *, keep: str | None = None, **options) -> Iterator[dict]:
+    """The 13 pointwise layers of MobileNetV1, ours sparse, LiteRT's dense: each as often in a row as the other.
+
+    keep   a name under which rows stay in memory if it is stopped: the same call then measures the others
+    """
     random = np.random.default_rng(0)
     interpreters = [single(Spec("CONV_2D", "float32", (1, n, n, k), m)).interpreter() for n, k, m in layers]
     work = sum(2 * n * n * k * m for n, k, m in layers) / 1e9
@@ -99,12 +101,18 @@ def pointwise_rows(sparsities=SPARSITIES, layers=POINTWISE, **options) -> Iterat
             for _ in range(IN_A_ROW):
                 call()
 
-    for sparsity in sparsities:
-        networks = [pointwise_layer(n, pruned((m, k), sparsity, random)) for n, k, m in layers]
-        ours, theirs = [n.invoke for n in networks], [i.invoke for i in interpreters]
-        found = compare(lambda a=theirs: run(a), lambda b=ours: run(b), **options)
-        kernel = f"sparse convolution, MobileNetV1's pointwise layers, {100 * sparsity:.0f} % zeros"
-        yield row(kernel, len(layers), "layers", IN_A_ROW * work, "GFLOP/s with zeros", "LiteRT float32, dense", found)
+    about = tuple(sparsities), tuple(layers), tuple(sorted(options.items()))
+    with progress.kept(keep, about, total=len(sparsities), unit="row") as done:
+        for i, sparsity in enumerate(progress.bar(sparsities, desc="sparse layers", unit="comparison")):
+            weights = [pruned((m, k), sparsity, random) for _, k, m in layers]  # drawn in any case: the same each time
+            if i not in done:
+                networks = [pointwise_layer(n, w) for (n, _, _), w in zip(layers, weights, strict=True)]
+                ours, theirs = [n.invoke for n in networks], [i.invoke for i in interpreters]
+                found = compare(lambda a=theirs: run(a), lambda b=ours: run(b), **options)
+                kernel = f"sparse convolution, MobileNetV1's pointwise layers, {100 * sparsity:.0f} % zeros"
+                unit, peer = "GFLOP/s with zeros", "LiteRT float32, dense"
+                done[i] = row(kernel, len(layers), "layers", IN_A_ROW * work, unit, peer, found)
+            yield done[i]
 
 
 def pointwise_layer(size: int, weights: np.ndarray, block: int = 1) -> Network:
@@ -210,8 +218,9 @@ def compression_rows(file: LiteRTFile, **options) -> tuple[list[dict], dict[str,
     with threadpool_limits(1):
         predicted = predicted_break_even(**options)
         sources = (int8_rows, matvec_rows, layer_rows, lambda **options: network_rows(file, **options))
-        rows = [row for rows_of in sources for row in tqdm(rows_of(**options), desc="kernels", unit="comparison")]
-        sparse = list(tqdm(pointwise_rows(**options), desc="sparse layers", unit="comparison"))
+        made = (row for rows_of in sources for row in rows_of(**options))
+        rows = list(progress.bar(made, desc="kernels", unit="comparison"))
+        sparse = list(pointwise_rows(**options))
     return rows + sparse, {"predicted": predicted, "measured": measured_break_even(sparse)}
 
 
@@ -232,7 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         made_by = json.loads(table.with_suffix(".json").read_text(encoding="utf-8"))["provenance"]
     else:
         made_by = provenance("make bench", **tools())
-        rows = list(tqdm(kernel_bench.all_rows(**OPTIONS), desc="kernels", unit="comparison"))
+        rows = list(progress.bar(kernel_bench.all_rows(**OPTIONS), desc="kernels", unit="comparison"))
     command = "make bench-compression" if options.compression else "make bench"
     made_by["compression"] = provenance(command, openblas=openblas()["version"], int8_instruction=INT8_DOT.name)
     found, break_even = compression_rows(LiteRTFile(export.to_float32(zoo.build("mobilenet-v1"))), **OPTIONS)

@@ -29,9 +29,8 @@ import numpy as np
 import psutil
 from filelock import FileLock
 from rich.console import Console
-from tqdm import tqdm
 
-from hwlimits import data
+from hwlimits import data, progress
 from hwlimits.machine.provenance import DirtyTree, provenance, require_clean_commit
 from hwlimits.training import mnist as mnist_data
 from hwlimits.training.mnist import ImageSet, MnistError, scale
@@ -183,7 +182,8 @@ def train_all(trainings: Iterable[Training], *, jobs: int | None = None) -> None
     that a failed training wrote, and the path of the rest.
     """
     wanted = [t for t in trainings if not t.done]
-    with tqdm(total=sum(t.recipe.epochs for t in wanted), desc="training", unit=" epochs", mininterval=1) as bar:
+    total = sum(t.recipe.epochs for t in wanted)
+    with progress.bar(total=total, desc="training", unit=" epochs", mininterval=1) as bar:
         running = []
 
         def one(training: Training) -> None:
@@ -232,7 +232,7 @@ def measure_seed(trainings: Sequence[Training], attempts: int = 3) -> list[dict]
     answers = {stage: LiteRTFile(content).predict(mnist.x_test) for stage, content in files.items()}
     right = {stage: given == mnist.y_test for stage, given in answers.items()}
     records = []
-    for stage, content in tqdm(files.items(), desc=f"measuring, seed {trainings[0].seed}", unit=" files"):
+    for stage, content in progress.bar(files.items(), desc=f"measuring, seed {trainings[0].seed}", unit=" files"):
         record = {"stage": stage, "seed": trainings[0].seed}
         record |= evaluate.file_record(content, mnist, answers[stage])
         keras_answers = np.load(paths[stage].with_suffix(".npy"))

@@ -14,7 +14,6 @@ import argparse
 import json
 import lzma
 import subprocess
-import sys
 import tempfile
 import time
 import zlib
@@ -24,9 +23,8 @@ from pathlib import Path
 
 import constriction
 import numpy as np
-from tqdm import tqdm
 
-from hwlimits import coding, contexts, data, huffman, rans
+from hwlimits import coding, contexts, data, huffman, progress, rans
 from hwlimits.bits import Reader, Writer
 from hwlimits.machine.provenance import provenance, require_clean_commit, store_table
 from hwlimits.machine.timing import Timing
@@ -286,7 +284,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     inputs = coder_inputs.made_up() | coder_inputs.stored()
     peer = by_nncodec(options.nncodec, inputs)
     found = []
-    for name, tensors in tqdm(inputs.items(), desc="coders", unit="input", file=sys.stderr):
+    for name, tensors in progress.bar(inputs.items(), desc="coders", unit="input"):
         found += rows(name, tensors, peer["found"][name], options.repeats)
     made_by = provenance(
         "make bench-coding", seeds=[coder_inputs.SEED], constriction=version("constriction"),

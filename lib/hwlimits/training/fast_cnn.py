@@ -21,9 +21,8 @@ from pathlib import Path
 
 import numpy as np
 from threadpoolctl import threadpool_limits
-from tqdm import tqdm
 
-from hwlimits import data
+from hwlimits import data, progress
 from hwlimits.kernels.bench import OPTIONS
 from hwlimits.kernels.simd import INT8_DOT
 from hwlimits.machine.provenance import DirtyTree, provenance, require_clean_commit
@@ -181,7 +180,7 @@ def measure(files: Mapping[str, Mapping[str, bytes]], held_out: ImageSet, test: 
     baseline = executable(files[BASELINE]["float32"], "LiteRT float32")
     baseline.scores(held_out.x_test[-1])  # the image that every other run has had last when it is timed
     runs, found = [], []
-    for network, engine, content in tqdm(routes(files), desc="routes", unit=" routes"):
+    for network, engine, content in progress.bar(routes(files), desc="routes", unit=" routes"):
         run = executable(content, engine)
         record = {"network": network, "engine": engine, **file_record(content)}
         record |= accuracy_record("held_out", run.predict(held_out.x_test), held_out.y_test)

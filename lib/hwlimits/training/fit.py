@@ -63,7 +63,7 @@ def _fit_phase(model, recipe, number, done, data, seed, folder, at_stage, at_epo
     model.compile(keras.optimizers.Adam(rate), teacher.loss if teacher else "sparse_categorical_crossentropy")
     model.optimizer.build(model.trainable_variables)
     if not phase.fresh:
-        _assign(model, checkpoint.restore(folder / f"phase-{number - 1}.npz"))
+        checkpoint.assign(model, checkpoint.restore(folder / f"phase-{number - 1}.npz"))
     start = _resume(model, folder, number)
     pruned = phase.form in ("prune", "hold")
     for epoch in range(start, phase.epochs):
@@ -79,9 +79,9 @@ def _fit_phase(model, recipe, number, done, data, seed, folder, at_stage, at_epo
         stage = recipe.stages.get(done + epoch + 1)
         if stage:
             at_stage(stage, prune.strip(model) if pruned else model)
-        checkpoint.save(folder / "epoch.npz", [np.array([number, epoch + 1]), *_state(model)])
+        checkpoint.save(folder / "epoch.npz", [np.array([number, epoch + 1]), *checkpoint.state(model)])
     at_epoch(done + phase.epochs)
-    state = _state(model)
+    state = checkpoint.state(model)
     if pruned:
         model = prune.strip(model)
         prune.check_sparsity(prune.layer_sparsity(model), phase.sparsity)
@@ -120,17 +120,6 @@ def _shape(model: keras.Model, recipe: Recipe, phase: Phase, steps_per_epoch: in
     return prune.prunable(model, phase.sparsity, **steps, engine=recipe.engine)
 
 
-def _state(model: keras.Model) -> list[np.ndarray]:
-    return model.get_weights() + [np.asarray(v) for v in model.optimizer.variables]
-
-
-def _assign(model: keras.Model, state: list[np.ndarray]) -> None:
-    weights = len(model.get_weights())
-    model.set_weights(state[:weights])
-    for variable, value in zip(model.optimizer.variables, state[weights:], strict=True):
-        variable.assign(value)
-
-
 def _resume(model: keras.Model, folder: Path, number: int) -> int:
     """Load the state saved in this phase, if there is one; the number of epochs already done."""
     saved = folder / "epoch.npz"
@@ -139,5 +128,5 @@ def _resume(model: keras.Model, folder: Path, number: int) -> int:
     where, *state = checkpoint.restore(saved)
     if where[0] != number:
         return 0
-    _assign(model, state)
+    checkpoint.assign(model, state)
     return int(where[1])

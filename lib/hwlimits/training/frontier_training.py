@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hwlimits import progress
 from hwlimits.compressed import Layer
 from hwlimits.training import checkpoint, distill
 from hwlimits.training.keras import keras, tf
@@ -140,7 +141,7 @@ def _phase(settings, student, name, epochs, rate, done, variants, learn, folder,
     saved = folder / f"{name}.npz"
     start = _restore(saved, state, epochs)
     run = _epoch_function(settings, student, optimizer, trainable)
-    for epoch in range(start, epochs):
+    for epoch in progress.bar(range(start, epochs), desc=name, unit="epoch", initial=start, total=epochs):
         if name == "prune":
             _prune(student, settings.sparsity * (1 - (1 - (epoch + 1) / epochs) ** 3))
         images, labels, answers = variants.epoch(settings.seed, done + epoch, settings.plain_share, learn)

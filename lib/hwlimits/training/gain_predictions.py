@@ -13,9 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
-from hwlimits import data
+from hwlimits import data, progress
 from hwlimits.machine.card import card as this_card
 from hwlimits.machine.provenance import provenance, require_clean_commit, store_table
 from hwlimits.machine.record import Card
@@ -102,7 +100,7 @@ def main(say: Callable[[str], None] = print) -> None:
     todo = [(model, form) for model in GAINS for form in OPTIMISATIONS]
     predicted = {key: predicted_speedup(made[key[0], "float32"], made[key], card) for key in todo}  # before any is run
     rows = []
-    for model, form in tqdm(todo, desc="gains"):
+    for model, form in progress.bar(todo, desc="gains"):
         found = compare(runner(made[model, "float32"]), runner(made[model, form]), rounds=11, attempts=6)
         rows.append(Gain(model, form, predicted[model, form], found).row())
     said = summary(rows)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from hwlimits.progress import bar
 from hwlimits.pruning import PruningError
 from hwlimits.training.keras import keras, tf
 from hwlimits.training.prune import layer_with_kernel
@@ -78,7 +79,7 @@ def hessian_diagonal(
         raise PruningError(f"hessian_diagonal(samples={samples}): give at least 1 random vector; 32 is a start")
     signs = np.random.default_rng(seed).choice(np.float32([-1, 1]), (samples, *kernel.shape))
     total = np.zeros(kernel.shape, np.float64)
-    for images, labels in _batches(x, y, BATCH):
+    for images, labels in bar(list(_batches(x, y, BATCH)), desc="Hessian", unit="batch"):
         with tf.GradientTape(persistent=True) as outer:
             with tf.GradientTape() as inner:
                 summed = tf.reduce_sum(_each("hessian_diagonal", loss, model, images, labels))

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hwlimits import progress
 from hwlimits.bandwidth import Pipeline, Section, Stage
 from hwlimits.machine import timing
 from hwlimits.training import mnist
@@ -213,12 +214,17 @@ def stages(files: Iterable[Path], consumer: Callable, *, batch: int = 64, repeat
         made = _plain(made.batch(batch), 1)
         return _alone(lambda: [None for _ in made], len(records), repeats)
 
-    empty = {name: drained(source) for name, source in memory.items()}
+    wanted = memory | {
+        "read": tf.data.TFRecordDataset(names),
+        "decode": memory["records"].map(decode),
+        "augment": memory["images"].map(augment),
+    }
+    took = progress.each(wanted, lambda name: drained(wanted[name]), desc="stages", unit="stage")
     times = {
-        "read": (drained(tf.data.TFRecordDataset(names)), empty["records"]),
-        "decode": (drained(memory["records"].map(decode)), empty["images"]),
-        "augment": (drained(memory["images"].map(augment)), empty["images"]),
-        "batch": (empty["images"], (0.0, 0.0)),
+        "read": (took["read"], took["records"]),
+        "decode": (took["decode"], took["images"]),
+        "augment": (took["augment"], took["images"]),
+        "batch": (took["images"], (0.0, 0.0)),
     }
     found = {
         name: Stage(name, *(max(0.0, with_it - without) for with_it, without in zip(*pair, strict=True)))
@@ -241,14 +247,18 @@ def _alone(call: Callable, items: int, repeats: int) -> tuple[float, float]:
     return took.median_s / items, cpu_s / items
 
 
-def _timed(call: Callable, repeats: int) -> tuple[timing.Timing, float]:
-    """The call's times, and the median of the processor seconds of all threads meanwhile."""
+def _timed(call: Callable, repeats: int, tick: Callable[[], object] = lambda: None) -> tuple[timing.Timing, float]:
+    """The call's times, and the median of the processor seconds of all threads meanwhile.
+
+    `tick` hears of each call, within its time: what a bar takes is far below a thousandth of an epoch.
+    """
     cpu = []
 
     def counted() -> None:
         begun = time.process_time()
         call()
         cpu.append(time.process_time() - begun)
+        tick()
 
     return timing.measure(counted, repeats=repeats, min_sample_s=0.02), float(np.median(cpu))
 
@@ -285,16 +295,19 @@ def measure(
     """
     files, first = list(files), None
     made = dataset(files, variant, cores=cores, batch=batch)
-    images = len(epoch(made, consumer))
-    if variant == "cache":
-        fresh = [dataset(files, variant, cores=cores, batch=batch) for _ in range(max(3, repeats))]
-        samples = []
-        for each in fresh:
-            begun = time.perf_counter()
-            epoch(each, consumer)
-            samples.append(time.perf_counter() - begun)
-        first = timing.Timing(tuple(samples))
-    took, cpu_s = _timed(lambda: epoch(made, consumer), repeats)
+    with progress.bar(desc=variant, unit="epoch") as bar:  # how many in all, `timing.measure` finds as it goes
+        images = len(epoch(made, consumer))
+        bar.update()
+        if variant == "cache":
+            fresh = [dataset(files, variant, cores=cores, batch=batch) for _ in range(max(3, repeats))]
+            samples = []
+            for each in fresh:
+                begun = time.perf_counter()
+                epoch(each, consumer)
+                samples.append(time.perf_counter() - begun)
+                bar.update()
+            first = timing.Timing(tuple(samples))
+        took, cpu_s = _timed(lambda: epoch(made, consumer), repeats, bar.update)
     return Measured(variant, images, took, cpu_s / images, first)
 
 

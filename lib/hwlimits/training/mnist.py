@@ -14,7 +14,6 @@ import errno
 import hashlib
 import io
 import os
-import sys
 import time
 import zipfile
 from contextlib import ExitStack
@@ -25,7 +24,7 @@ import numpy as np
 import pooch
 from filelock import FileLock, Timeout
 
-from hwlimits import data
+from hwlimits import data, progress
 
 ARRAYS_SHA256 = "06b0d1f124c4e5fa796686ade41a9b778edacc8622f2195a352ef479ad44fc16"
 SAMPLE_SHA256 = "809ec085d551285cf9efad12c42a6aead98c62f96eb9936cc5b778870773e50d"
@@ -193,9 +192,7 @@ def _download() -> io.BytesIO | None:
     for url in MIRRORS:
         arriving = _Arriving()
         try:
-            pooch.HTTPDownloader(progressbar=sys.stderr is not None, timeout=10, chunk_size=CHUNK_BYTES)(
-                url, arriving, None
-            )
+            pooch.HTTPDownloader(progressbar=progress.live(), timeout=10, chunk_size=CHUNK_BYTES)(url, arriving, None)
         except (OSError, ValueError) as error:  # requests' own errors are OSErrors
             print(f"MNIST: not from {url} ({type(error).__name__}: {_clip(error, 120)})")
             continue

@@ -8,14 +8,15 @@ shows how much that matters.
 from __future__ import annotations
 
 import tempfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from hwlimits.machine.memory import peak_bytes
 from hwlimits.machine.timing import Timing, measure
+from hwlimits.progress import each
 from hwlimits.training.litert import LiteRTError, LiteRTFile
 from hwlimits.training.operators import cut, operators
 
@@ -41,18 +42,29 @@ def runner(file: LiteRTFile, *, batch: int | None = None, threads: int = 1) -> C
 
 
 def operator_times(
-    file: LiteRTFile, *, batch: int = 1, threads: int = 1, repeats: int = 15, progress: bool = True
-) -> tuple[dict[str, Timing], dict[str, str]]:
-    """Times by the operator's name, in order of execution; and which could not be run alone, and why."""
-    times, left_out = {}, {}
-    for operator in tqdm(operators(file, batch), desc="operators", unit="operator", disable=not progress):
+    file: LiteRTFile, *, batch: int = 1, threads: int = 1, repeats: int = 15, progress: bool = True,
+    keep: str | None = None,
+) -> tuple[dict[str, Timing], dict[str, str]]:  # fmt: skip
+    """Times by the operator's name, in order of execution; and which could not be run alone, and why.
+
+    progress   a bar over the operators, as `hwlimits.progress.live` has it
+    keep       a name under which times stay in memory if it is stopped: the same call then does the other operators
+    """
+
+    def one(operator) -> Timing | str:
         try:
             part = runner(cut(file, operator.index, batch), threads=threads)
         except LiteRTError as error:
-            left_out[operator.name] = str(error)
-            continue
-        times[operator.name] = measure(part, repeats=repeats, min_sample_s=5e-4)
-    return times, left_out
+            return str(error)
+        return measure(part, repeats=repeats, min_sample_s=5e-4)
+
+    todo = {operator.index: operator for operator in operators(file, batch)}
+    found = each(
+        todo, lambda index: one(todo[index]), desc="operators", unit="operator", shown=progress, keep=keep,
+        about=(zlib.crc32(file.content), batch, threads, repeats),
+    )  # fmt: skip
+    times = {todo[i].name: timing for i, timing in found.items() if isinstance(timing, Timing)}
+    return times, {todo[i].name: why for i, why in found.items() if isinstance(why, str)}
 
 
 def peak_memory_bytes(file: LiteRTFile, *, batch: int | None = None, threads: int = 1) -> int:

@@ -19,9 +19,7 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from tqdm import tqdm
-
-from hwlimits import data
+from hwlimits import data, progress
 from hwlimits.machine.calibrate import parts, run
 from hwlimits.machine.latency import Point
 from hwlimits.machine.processor import describe
@@ -67,10 +65,10 @@ def measure(networks: dict[tuple[str, str], LiteRTFile], rounds: int = ROUNDS) -
     """This computer's card, and the times of the networks taken in turn with those of the card's operators."""
     record = provenance(COMMAND)
     record["machine"] |= describe()
-    found, left_out = run([part for part in parts() if "operators" not in part.gives], progress=sys.stderr.isatty())
+    found, left_out = run([part for part in parts() if "operators" not in part.gives], progress=True)
     known, calls, refused = prepare(specs())
     turns, whole = Turns(calls, SAMPLE_S), Turns({key: runner(file) for key, file in networks.items()}, NETWORK_S)
-    for _ in tqdm(range(rounds), desc="rounds", disable=not sys.stderr.isatty()):
+    for _ in progress.bar(range(rounds), desc="rounds", unit="round"):
         turns.round()
         whole.round()
     numbers = (*(x for x in found if isinstance(x, Number)), runtime_memory(3))
@@ -189,7 +187,7 @@ def main(say: Callable[[str], None] = print) -> None:
         except Exception as error:  # some int8 files of this converter don't run in this runtime: said in the record
             refused[" ".join(key)] = " ".join(str(error).split())[:200]
     card, times = measure(runnable)
-    rows = [row(key, file, card, times[key]) for key, file in tqdm(runnable.items(), desc="predict")]
+    rows = [row(key, file, card, times[key]) for key, file in progress.bar(runnable.items(), desc="predict")]
     said = summary(rows)
     record = provenance(COMMAND, card=CARD, rounds=ROUNDS, refused=refused, summary=said.splitlines())
     record["versions"] |= versions([*PACKAGES, "mlsysim"])

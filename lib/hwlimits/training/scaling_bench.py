@@ -19,9 +19,8 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
-from hwlimits import data
+from hwlimits import data, progress
 from hwlimits.bandwidth import LinkModel
 from hwlimits.collectives import schedule, time_on_cores_s
 from hwlimits.machine.allreduce import Group
@@ -160,10 +159,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     here = card()
     made_by = provenance(COMMAND, seeds=[0], card=here.provenance)
     found: list[dict[str, Any]] = []
-    for each in tqdm(all_rows(here, options.quick), desc="scaling", unit="row"):
+    for each in (seen := progress.bar(all_rows(here, options.quick), desc="scaling", unit="row")):
         found.append(each)
         if options.quick:
-            tqdm.write(
+            seen.write(
                 f"{each['way']:<10}{each['task']:<8} {each['policy']:<8}{each['pool']:<5}{each['tasks']:>5} tasks, "
                 f"{each['workers']} workers: {each['predicted_s']:.3g} s predicted, {each['measured_s']:.3g} s "
                 f"measured, ratio {each['ratio']:.2f}, {each['bound']}"

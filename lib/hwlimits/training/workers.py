@@ -30,6 +30,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from hwlimits import progress
 from hwlimits.training.placement import DistributeError, Settings, cluster
 
 WORKER = ("-m", "hwlimits.training.worker")
@@ -164,19 +165,21 @@ def become(hosts: str, index: int, settings: Settings, folder: Path, source: str
 
 def _watch(processes: list[subprocess.Popen], place: Path, kill: Kill | None, until: float) -> tuple[int, int] | None:
     """Wait for all to end. The first that dies and its exit code, or None if all ended well."""
-    while True:
-        codes = [process.poll() for process in processes]
-        for index, code in enumerate(codes):
-            if code:
-                return index, code
-        if not any(code is None for code in codes):
-            return None
-        if time.monotonic() > until:
-            raise WorkerError(f"{len(processes)} workers did not end in the time they were given; see {place}")
-        if kill is not None and _steps(place, kill.worker) >= kill.step:
-            processes[kill.worker].send_signal(signal.SIGKILL)
-            kill = None
-        time.sleep(POLL_S)
+    with progress.bar(desc=f"{len(processes)} workers", unit="step") as seen:
+        while True:
+            codes = [process.poll() for process in processes]
+            for index, code in enumerate(codes):
+                if code:
+                    return index, code
+            if not any(code is None for code in codes):
+                return None
+            if time.monotonic() > until:
+                raise WorkerError(f"{len(processes)} workers did not end in the time they were given; see {place}")
+            if kill is not None and _steps(place, kill.worker) >= kill.step:
+                processes[kill.worker].send_signal(signal.SIGKILL)
+                kill = None
+            seen.update(_steps(place, 0) - seen.n)
+            time.sleep(POLL_S)
 
 
 def _steps(place: Path, worker: int) -> int:

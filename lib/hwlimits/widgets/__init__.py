@@ -13,7 +13,8 @@ At the end of a cell an explorer shows itself: knobs where a kernel and ipywidge
 5.2631578947368425
 """
 
-from hwlimits.widgets.explorer import STATIC, Answer, Explorer, Knob, WidgetError
+from hwlimits.progress import STATIC
+from hwlimits.widgets.explorer import Answer, Explorer, Knob, WidgetError
 from hwlimits.widgets.hardware import allreduce, roofline, systolic
 from hwlimits.widgets.models import bits, sparsity, speedup
 

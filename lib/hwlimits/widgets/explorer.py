@@ -8,7 +8,6 @@ that a stored notebook and a page keep.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -17,10 +16,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from hwlimits import plots
+from hwlimits import plots, progress
 from hwlimits.units import quantity
 
-STATIC = "HWLIMITS_STATIC"
 WHY_NOT = "why not"  # the column of a table with what the library says of a setting that can't be
 _PLAIN = ("FLOP/byte", "dB", "×", "bit")  # units that take no prefix
 
@@ -196,7 +194,7 @@ class Explorer:
 
 def static() -> bool:
     """True where pages are made, or ipywidgets is not installed: what is shown then has no knobs and no buttons."""
-    if os.environ.get(STATIC, "") not in ("", "0"):
+    if progress.static():
         return True
     from importlib.util import find_spec
 
