@@ -109,6 +109,9 @@ def test_steps_add_up(new, past, sequences):
     hidden = TINY.layers * 2 * TINY.heads * TINY.head_width * (new * (new - 1) // 2)
     assert singly.macs + hidden == together.macs
     assert singly.bytes_read >= together.bytes_read, "weights are read again by each step"
+    seen = TINY.step(new, past, scored=new, causal=True)
+    assert (seen.macs, seen.other_flops) == (singly.macs, singly.other_flops), "and with causal=True exactly as often"
+    assert seen.bytes == together.bytes
     several = TINY.step(new, past, sequences)
     assert several.macs == sequences * TINY.step(new, past).macs
     assert several.bytes <= sequences * TINY.step(new, past).bytes
@@ -142,15 +145,34 @@ def test_bytes_of_a_step_array_by_array():
 
 def test_a_forecast_by_hand():
     """1 TFLOP/s and 100 GB/s: the times are FLOPs and bytes over these, whichever is longer."""
-    made = forecast(LLAMA, MACHINE, prompt=512, generated=101, sequences=1)
-    middle = LLAMA.step(1, 562)
+    made = forecast(LLAMA, MACHINE, prompt=512, generated=102, sequences=1)
+    middle = LLAMA.step(1, 562)  # the first of 102 tokens comes from the prefill: 101 steps, behind 512 to 612 tokens
     assert made.step_s == pytest.approx(middle.bytes / 1e11)
     assert made.step_bound == "memory"
-    assert made.prefill_s == pytest.approx(LLAMA.step(512).flops / 1e12)
+    assert made.prefill_s == pytest.approx(LLAMA.step(512, causal=True).flops / 1e12)
     assert made.prefill_bound == "compute"
     assert made.total_s == pytest.approx(made.prefill_s + sum(LLAMA.step(1, 512 + i).bytes / 1e11 for i in range(101)))
     assert made.tokens_per_s == pytest.approx(1 / made.step_s)
-    assert made.needed_bytes == 2 * LLAMA.parameters + 613 * 2**19
+    assert made.needed_bytes == 2 * LLAMA.parameters + 613 * 2**19, "nobody reads the last token's keys and values"
+
+
+@pytest.mark.parametrize("prompt", [1, 7, 40])
+@pytest.mark.parametrize("generated", [1, 2, 3, 10, 25])
+def test_a_forecast_bounds_the_tokens_written_one_by_one(prompt, generated):
+    """Token by token from the empty cache each score that a mask leaves is computed once: no prefill can do less."""
+    machine, sizes = Roofline("slow", 1e9, {"memory": 1e12}), {"weight_bytes": 1e-9, "number_bytes": 1e-9}
+    made = forecast(TINY, machine, prompt=prompt, generated=generated, **sizes)  # next to no bytes: FLOPs alone
+    singly = sum((TINY.step(1, i, scored=int(i == prompt - 1), **sizes) for i in range(prompt)), Cost())
+    assert made.prefill_s == pytest.approx(machine.time_s(singly))
+    steps_s = [machine.time_s(TINY.step(1, prompt + i, **sizes)) for i in range(generated - 1)]
+    half_a_token = 0.5 * (machine.time_s(TINY.step(1, 21, **sizes)) - machine.time_s(TINY.step(1, 20, **sizes)))
+    assert made.total_s - made.prefill_s == pytest.approx(sum(steps_s), abs=(generated - 1) * half_a_token * 1.001)
+
+
+def test_a_text_of_one_token_takes_no_step():
+    made = forecast(TINY, MACHINE, prompt=64, generated=1)
+    assert made.total_s == made.prefill_s
+    assert made.needed_bytes == TINY.weights_bytes() + TINY.cache_bytes(64)
 
 
 @settings(max_examples=40, deadline=None)
@@ -325,11 +347,11 @@ def test_the_last_position_can_be_used():
 def test_a_forecast_of_several_texts_in_small_numbers_by_hand():
     sizes = {"weight_bytes": 0.5, "number_bytes": 1}
     made = forecast(LLAMA, MACHINE, prompt=32, generated=11, sequences=3, **sizes)
-    prefill, middle = LLAMA.step(32, 0, 3, **sizes), LLAMA.step(1, 37, 3, **sizes)
+    prefill, middle = LLAMA.step(32, 0, 3, causal=True, **sizes), LLAMA.step(1, 36, 3, **sizes)
     assert made.prefill_s == pytest.approx(max(prefill.flops / 1e12, prefill.bytes / 1e11))
-    assert prefill.flops == 3 * LLAMA.step(32).flops
+    assert prefill.flops == 3 * LLAMA.step(32, causal=True).flops
     assert made.step_s == pytest.approx(max(middle.flops / 1e12, middle.bytes / 1e11))
-    assert made.needed_bytes == math.ceil(LLAMA.parameters / 2) + 3 * 43 * 2 * 32 * 4096
+    assert made.needed_bytes == math.ceil(LLAMA.parameters / 2) + 3 * 42 * 2 * 32 * 4096
     assert made.tokens_per_s == pytest.approx(3 / made.step_s)
     assert (made.machine, made.sequences) == ("made up", 3)
 

@@ -6,7 +6,8 @@ computed again (Pope et al. 2022, "Efficiently Scaling Transformer Inference", a
 
 A step's bytes are its compulsory traffic, as everywhere in the course (`hwlimits.counting`), with the whole step
 as one layer: every weight that it needs and every cached key and value read once, new ones and the scores
-written once. What stays inside (activations, attention scores) moves nothing. All scores of a causal mask count.
+written once. What stays inside (activations, attention scores) moves nothing. All attention scores count, those
+that a causal mask hides, too: programs compute them. A bound may count the others alone (`step(causal=True)`).
 
 >>> llama = MODELS["llama-2-7b"]
 >>> llama.parameters, llama.cache_bytes(tokens=1) / 2**20
@@ -145,12 +146,14 @@ class Decoder:
     # --- what it does ---
 
     def step(
-        self, new: int, past: int = 0, sequences: int = 1, *, scored: int = 1, weight_bytes: float = 2,
-        number_bytes: float = 2,
+        self, new: int, past: int = 0, sequences: int = 1, *, scored: int = 1, causal: bool = False,
+        weight_bytes: float = 2, number_bytes: float = 2,
     ) -> Cost:  # fmt: skip
         """One step: `new` tokens of each of `sequences` texts that have `past` tokens in the cache.
 
         scored         positions of each text whose scores over the vocabulary are computed: the last one, to go on
+        causal         count only the attention scores that a causal mask leaves: new (past + (new + 1) / 2) of each
+                       head. False: all new (past + new), as a program multiplies that masks afterwards
         weight_bytes   of a weight; number_bytes: of a key, a value, a score over the vocabulary
 
         Prefill is step(new=prompt), decode step(new=1, past=...). Raises TransformerError for more tokens than there
@@ -170,7 +173,7 @@ class Decoder:
             )
         if scored > new:
             raise TransformerError(f"step(new={new}, scored={scored}): no more can be scored than is new")
-        one = self._arithmetic(new, past, scored)
+        one = self._arithmetic(new, past, scored, causal)
         rows = (0 if self.tied else sequences * new * self.width) + (new * self.width if self.positions else 0)
         read = (self.read_parameters + rows) * weight + self.cache_bytes(past, sequences, number)
         written = self.cache_bytes(new, sequences, number) + sequences * scored * self.vocabulary * number
@@ -182,10 +185,10 @@ class Decoder:
             bytes_written=math.ceil(written),
         )
 
-    def _arithmetic(self, new: int, past: int, scored: int) -> Cost:
+    def _arithmetic(self, new: int, past: int, scored: int, causal: bool) -> Cost:
         """MACs and other FLOPs of one text's step; the bytes in it mean nothing."""
         w, heads, keys, bias = self.width, self.heads * self.head_width, self.key_heads * self.head_width, self.bias
-        scores = self.heads * new * (past + new)
+        scores = self.heads * (new * past + (new * (new + 1) // 2 if causal else new * new))
 
         def dense(i, o, activation=None):
             return compute.dense(i, o, positions=new, bias=bias, activation=activation)
@@ -238,7 +241,8 @@ class Forecast:
     """The least times of a batch of texts on one machine, and the bytes that they need.
 
     prefill_s      until the first token; step_s: for each further token of all texts, at the middle length
-    needed_bytes   weights and, at the end, the cache
+    total_s        prefill and a step for each generated token but the first
+    needed_bytes   weights and, at the end, the cache, without the last token: nothing comes after it
     """
 
     machine: str
@@ -260,10 +264,11 @@ def forecast(
     model: Decoder, machine: Roofline, *, prompt: int, generated: int, sequences: int = 1, weight_bytes: float = 2,
     number_bytes: float = 2,
 ) -> Forecast:  # fmt: skip
-    """What the roofline allows: texts of `prompt` tokens, and `generated` more for each.
+    """What the roofline allows: texts of `prompt` tokens, and `generated` more for each, the first by the prefill.
 
-    A bound, not an estimate: it has no overhead of any kernel, and no machine reaches its published peaks. Steps
-    count at the middle length, which is exact to half a token while one and the same limit bounds them.
+    A bound, not an estimate: it has no overhead of any kernel, counts no attention score that the causal mask hides
+    (`step(causal=True)`), and no machine reaches its published peaks. Steps count at the middle length, which is
+    exact to half a token while one and the same limit bounds them.
 
     >>> roofline = Roofline("one TB/s", 1e14, {"memory": 1e12})
     >>> found = forecast(MODELS["llama-2-7b"], roofline, prompt=512, generated=128)
@@ -272,13 +277,16 @@ def forecast(
     """
     prompt, generated, sequences = _whole("forecast", prompt=prompt, generated=generated, sequences=sequences)
     sizes = {"weight_bytes": weight_bytes, "number_bytes": number_bytes}
-    prefill = model.step(prompt, 0, sequences, **sizes)
-    step = model.step(1, prompt + (generated - 1) // 2, sequences, **sizes)
+    prefill = model.step(prompt, 0, sequences, causal=True, **sizes)
+    past = prompt + max(0, generated - 2) // 2
+    if model.positions:  # where the prompt fills them all, one token can still be generated
+        past = min(past, model.positions - 1)
+    step = model.step(1, past, sequences, **sizes)
     prefill_s, step_s = machine.time_s(prefill), machine.time_s(step)
-    needed = model.weights_bytes(weight_bytes) + model.cache_bytes(prompt + generated, sequences, number_bytes)
+    needed = model.weights_bytes(weight_bytes) + model.cache_bytes(prompt + generated - 1, sequences, number_bytes)
     return Forecast(
         machine.name, sequences, prefill_s, machine.bound(prefill), step_s, machine.bound(step),
-        prefill_s + generated * step_s, needed,
+        prefill_s + (generated - 1) * step_s, needed,
     )  # fmt: skip
 
 
