@@ -140,6 +140,24 @@ def test_bytes_of_a_step_array_by_array():
     assert TINY.step(4, scored=0).macs == TINY.step(4, scored=1).macs - 50 * 8
 
 
+def test_without_scores_the_table_of_the_output_is_not_read():
+    sizes = {"weight_bytes": 1, "number_bytes": 2}
+    for model in (TINY, replace(TINY, tied=False)):
+        blind = model.step(3, past=5, sequences=2, scored=0, **sizes)
+        everything = model.parameters - 50 * 8 * (1 if model.tied else 2) - 64 * 8
+        assert blind.bytes_read == everything + (2 * 3 + 3) * 8 + 2 * 5 * (2 * 2 * 8) * 2
+        assert blind.bytes_written == 2 * 3 * (2 * 2 * 8) * 2
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_no_more_rows_than_the_table_has_are_read(tied):
+    """60 tokens of a vocabulary of 50: the whole table at most, which the scores of a tied one read anyway."""
+    model = replace(TINY, tied=tied)
+    blind, seen = (model.step(60, scored=scored, weight_bytes=1) for scored in (0, 1))
+    assert seen.bytes_read == model.parameters - 4 * 8
+    assert seen.bytes_read - blind.bytes_read == (0 if tied else 50 * 8)
+
+
 # --- time ---
 
 
@@ -231,6 +249,16 @@ def test_rows_of_devices():
         on_devices(LLAMA, ["h1000"], prompt=1, generated=1)
 
 
+def test_a_device_without_a_capacity_has_its_forecast():
+    """A server's processor: how much memory it has is its owner's choice, how fast it is is published."""
+    (row,) = on_devices(LLAMA, ["epyc-7742"], precisions=("fp32",), prompt=9, generated=9)
+    assert row["fits"] is None
+    assert row["precision"] == "fp32"
+    assert row["why"].startswith("epyc-7742 has no 'memory.capacity'")
+    machine = Roofline.of_device(devices.device("epyc-7742"), "fp32")
+    assert row["tokens_per_s"] == forecast(LLAMA, machine, prompt=9, generated=9).tokens_per_s
+
+
 def test_a_device_without_a_bandwidth_says_so():
     (row,) = on_devices(GPT_2, ["rp2040"], precisions=("int16",), prompt=1, generated=1)
     assert "rp2040 has no 'memory.bandwidth'" in row["why"]
@@ -276,11 +304,45 @@ def test_no_published_speed_beats_its_bound():
         (lambda: TINY.cache_bytes(1.5), "cache_bytes(tokens=1.5): must be a whole number, at least 0"),
         (lambda: forecast(TINY, MACHINE, prompt=0, generated=1), "forecast(prompt=0): must be a whole number"),
         (lambda: most_sequences(TINY, 1e6, 0), "a text without tokens takes no memory; give at least 1"),
+        (
+            lambda: forecast(GPT_2, MACHINE, prompt=1000, generated=40),
+            "forecast(prompt=1000, generated=40): gpt-2 has 1,024 positions, so it can't take 1,039 tokens",
+        ),
+        (lambda: TINY.cache_bytes(65), "cache_bytes(tokens=65): tiny has 64 positions, so it can't take 65 tokens"),
+        (lambda: most_sequences(TINY, 1e6, 65), "most_sequences(tokens=65): tiny has 64 positions, so"),
+        (lambda: most_sequences(TINY, math.nan, 9), "most_sequences(memory_bytes=nan): must be a number, at least 0"),
+        (lambda: most_sequences(TINY, math.inf, 9), "most_sequences(memory_bytes=inf): must be a number, at least 0"),
+        (lambda: most_sequences(TINY, "80", 9), "most_sequences(memory_bytes='80'): must be a number, at least 0"),
+        (lambda: most_sequences(TINY, -1, 9), "most_sequences(memory_bytes=-1): must be a number, at least 0"),
+        (lambda: most_sequences(TINY, True, 9), "most_sequences(memory_bytes=True): must be a number, at least 0"),
+        (lambda: most_sequences(TINY, 1e6, 1.5), "most_sequences(tokens=1.5): must be a whole number"),
+        (
+            lambda: on_devices(TINY, ["t4"], precisions="fp16", prompt=1, generated=1),
+            "on_devices(precisions='fp16'): give names in a list, such as ['fp16']",
+        ),
+        (
+            lambda: on_devices(TINY, ["t4"], precisions=(), prompt=1, generated=1),
+            "on_devices(precisions=()): give names in a list, at least one",
+        ),
+        (
+            lambda: on_devices(TINY, "t4", prompt=1, generated=1),
+            "on_devices(names='t4'): give names in a list, such as",
+        ),
+        (lambda: replace(TINY, gated=2), "Decoder 'tiny'(gated=2): must be True or False"),
+        (lambda: replace(TINY, bias="no"), "Decoder 'tiny'(bias='no'): must be True or False"),
+        (lambda: replace(TINY, rms=1), "Decoder 'tiny'(rms=1): must be True or False"),
+        (lambda: replace(TINY, tied=None), "Decoder 'tiny'(tied=None): must be True or False"),
     ],
 )
 def test_what_can_not_be(call, message):
     with pytest.raises(TransformerError, match=re.escape(message)):
         call()
+
+
+def test_generators_of_names_and_precisions_are_taken():
+    rows = on_devices(LLAMA, iter(["t4", "l4"]), precisions=iter(["fp16"]), prompt=1, generated=1)
+    assert [row["precision"] for row in rows] == ["fp16", "fp16"]
+    assert on_devices(LLAMA, [], prompt=1, generated=1) == []
 
 
 def test_an_unknown_activation_is_refused_when_the_decoder_is_made():
@@ -341,7 +403,10 @@ def test_a_step_of_any_kind_operation_by_operation(change, new, past, scored):
 def test_the_last_position_can_be_used():
     assert TINY.step(4, past=60).macs > 0
     assert TINY.step(64).macs > 0
-    assert forecast(TINY, MACHINE, prompt=60, generated=4).needed_bytes > 0
+    assert forecast(TINY, MACHINE, prompt=60, generated=5).needed_bytes > 0, "the 65th token is written, not read"
+    with pytest.raises(TransformerError, match="it can't take 65 tokens"):
+        forecast(TINY, MACHINE, prompt=60, generated=6)
+    assert most_sequences(TINY, 1e9, 64) > 0
 
 
 def test_a_forecast_of_several_texts_in_small_numbers_by_hand():
