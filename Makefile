@@ -135,6 +135,9 @@ gpu-bench: $(INSTALLED)  ## measure this computer's NVIDIA GPU with the course's
 xla-bench: $(INSTALLED)  ## measure JAX's device (CPU, GPU or TPU): data/results/xla_*.json (some minutes, a quiet computer)
 	$(RUN) -m hwlimits.xla --out data/results
 
+results-decoder: $(INSTALLED)  ## measure a Transformer's prefill and decode with JAX: data/results/decoder_*.json (3 minutes, a quiet computer)
+	$(RUN) -m hwlimits.xla.decoding --out data/results
+
 lock:  ## make requirements.lock from pyproject.toml (needs uv)
 	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes --no-emit-index-url -o requirements.lock
 
@@ -145,4 +148,4 @@ format: $(INSTALLED)  ## format the code
 clean:  ## remove what was built (the virtual environment and trained models)
 	rm -rf $(VENV) build dist
 
-.PHONY: help setup case-study test lab execute index results-case-study results-choices results-memory results-kernel-differences results-predictions results-gains results-qat results-frontier results-frontier-choices results-fast-cnn results-scaling results-systolic results-classroom labs teaching book workers bench bench-compression bench-coding gpu-bench xla-bench lock format clean
+.PHONY: help setup case-study test lab execute index results-case-study results-choices results-memory results-kernel-differences results-predictions results-gains results-qat results-frontier results-frontier-choices results-fast-cnn results-scaling results-systolic results-classroom labs teaching book workers bench bench-compression bench-coding gpu-bench xla-bench results-decoder lock format clean
