@@ -276,3 +276,14 @@ def test_too_few_questions_are_said(monkeypatch):
     monkeypatch.setattr(quiz, "_file", lambda: {"01_x": [GOOD] * 3})
     with pytest.raises(quiz.QuizError, match="01_x: a chapter has 4 to 6 questions"):
         quiz.questions("01_x")
+
+
+def test_too_many_questions_are_said_and_a_bad_one_by_its_number(monkeypatch):
+    monkeypatch.setattr(
+        quiz, "_file", lambda: {"01_x": [GOOD] * 7, "00_y": [GOOD, GOOD | {"right": "{y}"}, GOOD, GOOD]}
+    )
+    with pytest.raises(quiz.QuizError, match="01_x: a chapter has 4 to 6 questions"):
+        quiz.questions("01_x")
+    with pytest.raises(quiz.QuizError, match="00_y, question 2: '{y}': NameError"):
+        quiz.questions("00_y")
+    assert quiz.chapters() == ["00_y", "01_x"]

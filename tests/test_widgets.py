@@ -449,3 +449,202 @@ def test_what_an_array_cant_be():
         widgets.systolic().at(side=0)
     with pytest.raises(widgets.WidgetError, match="dataflow='row-stationary' is not one of weight-stationary, output"):
         widgets.systolic().at(dataflow="row-stationary")
+
+
+# --- what else is said, tabled and drawn, counted by hand -----------------------------------------
+
+
+@pytest.mark.parametrize(("precision", "element_bytes"), [("fp16", 2), ("int8", 1)])
+def test_every_machine_s_row_of_the_roofline_by_hand(precision, element_bytes):
+    batch, width = 32, 256
+    answer = widgets.roofline(machines=["t4", "h100-sxm", "a100-80gb-sxm"]).at(
+        machine="t4", precision=precision, batch=batch, width=width
+    )
+    flops, moved = 2 * batch * width**2 + batch * width, element_bytes * (width**2 + width + 2 * batch * width)
+    for row in answer.rows:
+        device = devices.device(row["machine"])
+        peak, bandwidth_ = device.peak_flops_per_s(precision), device.memory_bytes_per_s
+        assert (row["peak"], row["bandwidth"]) == (peak, bandwidth_)
+        assert row["ridge point"] == pytest.approx(peak / bandwidth_)
+        assert row["attainable"] == pytest.approx(min(peak, flops / moved * bandwidth_))
+        assert row["time"] == pytest.approx(max(flops / peak, moved / bandwidth_))
+        assert row["bound"] == ("compute" if flops / moved > peak / bandwidth_ else "memory")
+    chosen = answer.rows[0]
+    assert f"{flops / moved:.3g} FLOP/byte, and the ridge point is at {chosen['ridge point']:.3g}, so" in answer.said
+    assert f"{chosen['attainable'] / chosen['peak']:.1%} of the peak" in answer.said
+
+
+def test_bounds_of_the_rows_differ_where_the_machines_do():
+    """Ridge points of 20 here and of 25 of a T4, in float32; 45 images of 4096 have an intensity of 22."""
+    rows = widgets.roofline({"fp32": HERE}, ["t4", "h100-sxm"]).at(
+        machine="this computer", precision="fp32", batch=45, width=4096
+    ).rows  # fmt: skip
+    assert {r["machine"]: r["bound"] for r in rows}["this computer"] != {r["machine"]: r["bound"] for r in rows}["t4"]
+
+
+@pytest.mark.parametrize(("processes", "elements"), [(8, 1), (5, 10**7)])
+def test_what_is_said_of_an_all_reduce_by_hand(processes, elements):
+    link = bandwidth.LinkModel(1e-5, 1e9)
+    answer = widgets.allreduce(here=link).at(link="this computer", processes=processes, elements=elements)
+    best = min(answer.rows, key=lambda row: row["time"])
+    assert answer.found["fastest"] == best["algorithm"]
+    assert answer.found["latency's share"] == pytest.approx(best["steps"] * 1e-5 / best["time"])
+    assert f", of which {best['steps'] * 1e-5 / best['time']:.0%} are latency." in answer.said
+    # each process has to hand on all that the others lack: (p - 1)/p of the array, out and back
+    assert answer.found["least bytes"] == pytest.approx(4 * 2 * (processes - 1) / processes * elements, rel=0.2)
+    for row in answer.rows:
+        assert row["over the fastest"] == pytest.approx(row["time"] / best["time"])
+        assert row["most sent by one"] * processes >= row["sent by all"]
+    figure, text = answer.draw()
+    (point,) = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
+    assert (list(point.get_xdata()), list(point.get_ydata())) == ([4 * elements], [best["time"]])
+    assert f"from 4 to 4 GB: {answer.rows[0]['algorithm']} " in text
+    assert f"The setting, {best['algorithm']}: " in text
+
+
+@pytest.mark.parametrize("dataflow", systolic.DATAFLOWS)
+def test_the_table_of_arrays_and_what_is_said_by_running_them(dataflow):
+    m, k, n = 3, 5, 6
+    answer = widgets.systolic().at(side=4, dataflow=dataflow, m=m, k=k, n=n)
+    for row in answer.rows:
+        if row["side"] > 16:
+            continue
+        array = systolic.Array(row["side"], row["side"], row["dataflow"])
+        run = systolic.multiply(array, np.ones((m, k), int), np.ones((k, n), int))
+        assert row["cycles"] == run.cycles
+        assert row["utilisation"] == pytest.approx(run.busy.sum() / (array.cells * run.cycles))
+        kept = {"weight-stationary": (k, n), "output-stationary": (m, n), "input-stationary": (m, k)}[row["dataflow"]]
+        folds = -(-kept[0] // row["side"]) * -(-kept[1] // row["side"])
+        assert row["folds"] == folds
+        assert row["empty cells"] == pytest.approx(1 - kept[0] * kept[1] / (folds * array.cells))
+    (mine,) = [r for r in answer.rows if (r["side"], r["dataflow"]) == (4, dataflow)]
+    assert {name: mine[name] for name in answer.found} == dict(answer.found)
+    assert f"Without a wait it would be {6} cycles." in answer.said, "90 products among 16 cells, rounded up"
+    run = systolic.multiply(systolic.Array(4, 4, dataflow), np.ones((m, k), int), np.ones((k, n), int))
+    figure, text = answer.draw()
+    assert text.endswith(f"none in {sum(busy == 0 for busy in run.busy)} cycles.")
+    assert [line.get_ydata()[0] for line in figure.axes[0].lines if line.get_label() == "all cells"] == [16]
+
+
+def test_the_forms_of_small_numbers_and_the_smallest_are_said():
+    found = widgets.sparsity().at(zeros=0.75, width=256, form="int8")
+    left = 256 * 256 // 4
+    assert found.found["dense"] == 256 * 256
+    assert found.found["bitmap"] == 256 * 256 // 8 + left
+    assert found.found["CSR"] == left + 4 * left + 4 * 257
+    assert "75% zeros in 256 × 256 int8 weights: bitmap is the smallest form" in found.said
+    # a bitmap costs 1/8 B for each weight, CSR 4 B for each that is left: where that is what zeros save
+    assert "A bitmap pays from 12% zeros on, CSR from 80%." in found.said
+    assert "dense is the smallest form" in widgets.sparsity().at(zeros=0.0).said
+
+
+def test_the_figure_of_the_zeros_has_the_setting_and_the_card():
+    answer = widgets.sparsity(HERE).at(zeros=0.6)
+    figure, text = answer.draw()
+    lines = {line.get_label(): line for line in figure.axes[0].lines}
+    assert list(lines["the setting"].get_xdata()) == [0.6, 0.6]
+    card = lines["from the card of this computer"]
+    dense_s, sparse_s = 2 / HERE.peak_flops_per_s, 4 / HERE.bandwidths["L2"]
+    assert (list(card.get_xdata()), list(card.get_ydata())) == ([0, 1], [pytest.approx(sparse_s / dense_s), 0])
+    assert f"From the card: {sparse_s / dense_s:.2f} without zeros" in text
+    measured = next(line for label, line in lines.items() if label.startswith("measured"))
+    assert set(measured.get_xdata()) <= {row["zeros"] for row in answer.rows}, "each measurement has a row"
+
+
+def test_what_lies_outside_of_the_codes_is_counted_on_both_sides():
+    """Of 1,000 numbers of each of two channels one is far out, above or below; 99.9 % leave them out."""
+    x = np.tile(np.linspace(-1, 1, 1000)[:, None], (1, 2))
+    x[0, 0], x[-1, 1] = -50, 50
+    explorer = widgets.bits({"x": x, "other": x + 1})
+    for settings in ({}, {"scales": "one for each channel"}):
+        found = explorer.at(numbers="x", range="99.9 %", bits=8, **settings).found
+        limit = np.array([np.quantile(np.abs(c), 0.999) for c in (x.T if settings else [x])])
+        assert found["clipped"] >= np.mean(np.abs(x) > 2) == 2 / 2000
+        assert found["largest step"] < 50 / 127 or settings, limit
+        assert found["error, as expected"] is None
+    assert explorer.at(numbers="x", bits=8).found["clipped"] == 0
+    assert explorer.at(numbers="x", scales="one for each channel").found["error, as expected"] is None
+
+
+def test_each_row_of_bits_is_that_many_bits_and_the_figure_is_the_table():
+    explorer = widgets.bits()
+    answer = explorer.at(bits=9)
+    assert [int(row["bits"]) for row in answer.rows] == [2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 16]
+    for row in answer.rows:
+        alone = explorer.at(bits=int(row["bits"])).found
+        assert {name: row[name] for name in alone} == dict(alone)
+    figure, _ = answer.draw()
+    lines = {line.get_label(): line for line in figure.axes[0].lines}
+    assert list(lines["found"].get_xdata()) == [int(row["bits"]) for row in answer.rows]
+    assert list(lines["found"].get_ydata()) == [row["error, found"] for row in answer.rows]
+    assert 5 < np.diff(lines["found"].get_ydata()[4:7]).mean() < 7, "six decibels a bit"
+
+
+def test_made_up_channels_differ_and_arrays_of_four_axes_keep_their_channels():
+    random = np.random.default_rng(0)
+    kernel = random.standard_normal((3, 3, 5, 4)) * [1, 10, 100, 1000]
+    explorer = widgets.bits({"kernel": kernel, "flat": kernel.reshape(-1, 4)})
+    settings = {"bits": 4, "scales": "one for each channel"}
+    assert explorer.at(numbers="kernel", **settings).found == explorer.at(numbers="flat", **settings).found
+    assert explorer.at(numbers="kernel", **settings).found["largest step"] == pytest.approx(
+        np.abs(kernel[..., 3]).max() / 7
+    )
+    gains = [
+        widgets.bits().at(numbers=numbers, **settings).found["error, found"]
+        - widgets.bits().at(numbers=numbers, bits=4).found["error, found"]
+        for numbers in ("channels that differ", "a bell curve")
+    ]
+    assert gains[0] > gains[1] + 1, "the widths of the made-up channels are what a scale for each is good for"
+
+
+def test_the_least_error_is_sought_at_the_bits_of_the_setting():
+    """Brute force: of 200 ranges for one scale, none is better by a tenth of a decibel."""
+    x = np.random.default_rng(2).standard_t(3, (400, 2))
+    explorer = widgets.bits({"x": x, "other": x + 1})
+    for bits in (3, 5):
+        steps = np.linspace(0.02, 1, 200) * np.abs(x).max() / (2 ** (bits - 1) - 1)
+        most = 2 ** (bits - 1) - 1
+        errors = [np.sum((x - s * np.clip(np.round(x / s), -most, most)) ** 2) for s in steps]
+        best_db = 10 * np.log10(np.sum(x**2) / min(errors))
+        found = explorer.at(numbers="x", bits=bits, range="least error").found["error, found"]
+        assert best_db - 0.1 < found < best_db + 0.1
+
+
+def test_what_is_said_of_workers_by_hand():
+    answer = widgets.speedup().at(serial=0.04, workers=12, coherency=1e-4)
+    amdahl, peak = 1 / (0.04 + 0.96 / 12), np.sqrt(0.96 / 1e-4)
+    assert f"The same problem: {amdahl:.3g} times as fast (Amdahl), and never more than 25." in answer.said
+    assert "more than 98 make it slower" in answer.said
+    assert answer.found["USL's peak"] == pytest.approx(peak, abs=1)
+    assert [row["workers"] for row in answer.rows] == sorted({12, *(2**i for i in range(13))})
+    figure, text = answer.draw()
+    points = [(line.get_xdata()[0], line.get_ydata()[0]) for line in figure.axes[0].lines if line.get_marker() == "o"]
+    assert points == [(12, answer.found[name]) for name in ("Gustafson", "Amdahl", "USL")]
+    assert f"At 12: Amdahl {amdahl:.3g}; " in text
+
+
+def test_cells_and_columns_by_hand():
+    assert explorers.cell(12345) == "12,345"
+    assert explorers.cell(0.5) == "0.5"
+    assert explorers.cell(float("inf"), "×") == "infinite"
+    assert explorers.cell(float("-inf")) == "-infinite"
+    assert explorers.cell(0.0123, "%") == "1.23%"
+    assert explorers.cell(20.04, "dB") == "20 dB"
+    assert explorers.cell(0.00012, "dB") == "0.00012 dB", "no prefix"
+    knob = widgets.Knob("k", "time", (1e-3, 2.0), start=2.0, unit="s")
+    assert knob.labels == ("1 ms", "2 s")
+    assert not knob.choice
+    assert widgets.Knob("k", "k", ("a", "b"), start="a").choice
+    rows = [{"x": 1}, {"x": 2, "only here": 0.5}]
+    answer = widgets.Answer("So.", {"f": 1e-3}, rows, lambda: (plt.figure(), "a figure of nothing"))
+    explorer = widgets.Explorer("Why?", [knob], lambda k: answer, {"only here": "%", "f": "s"})
+    assert "| x | only here |\n| --- | --- |\n| 1 |  |\n| 2 | 50% |" in explorer.markdown()
+    assert "| time | f |\n| --- | --- |\n| 1 ms | 1 ms |\n| 2 s | 1 ms |" in explorer.markdown()
+    assert explorer.html().count("<tr>") == 3
+    assert '<th scope="col">only here</th>' in explorer.html()
+
+
+def test_a_page_shows_the_setting_that_was_asked_for(shown):
+    widgets.speedup().show(serial=0.5)
+    assert "50.0% serial" in shown[1].data
+    assert "50.0%" in shown[0].alt

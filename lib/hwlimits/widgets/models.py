@@ -17,6 +17,7 @@ from hwlimits.widgets.explorer import Answer, Explorer, Knob, WidgetError
 
 PIXEL_BYTES = 4  # that the sparse float32 kernel reads for each weight that is left
 RANGES = ("min and max", "99.9 %", "least error")
+ROUNDED = 1 + 1e-6  # the largest number itself is not outside of codes whose scale was rounded
 SCALES = ("one", "one for each channel")
 
 
@@ -154,7 +155,7 @@ def bits(weights: Mapping[str, np.ndarray] | None = None) -> Explorer:
             "error, as expected": quantization.uniform_sqnr_db(bits, float(np.abs(x).max()) / rms) if plain else None,
             "error, found": quantization.sqnr_db(x, back),
             "largest step": float(np.max(codes.scale)),
-            "clipped": float(np.mean((x > codes.high) | (x < codes.low))),
+            "clipped": float(np.mean((x > ROUNDED * codes.high) | (x < ROUNDED * codes.low))),
             "bytes": storage.at_rest_bytes(x.size, packed[bits], scales=channels) if bits in packed else None,
         }
 
