@@ -489,7 +489,7 @@ def test_the_weights_are_really_int8(torch, trained, quantized):
         steps = np.abs(kernel / layer.weights.scale.reshape(-1, *[1] * (kernel.ndim - 1)) - layer.codes)
         assert steps.max() < 0.501
     weights, outputs = 9 * 32 + 9 * 32 * 64 + 1600 * 64 + 64 * 10, 32 + 64 + 64 + 10
-    assert quantized.bytes == weights + outputs * (4 + 4)
+    assert quantized.weights_bytes == weights + outputs * (4 + 4)
 
 
 def test_scales_and_zero_points_are_those_of_torch_s_observers(torch, trained, quantized):

@@ -48,7 +48,7 @@ class Int8Layer:
         return dense.T if dense.ndim == 2 else dense
 
     @property
-    def bytes(self) -> int:
+    def weights_bytes(self) -> int:
         """Codes, scales and biases."""
         return self.packed.numel() * self.packed.element_size() + self.weights.scale.nbytes + self.bias.numel() * 4
 
@@ -69,9 +69,9 @@ class Int8Network:
         return codes
 
     @property
-    def bytes(self) -> int:
+    def weights_bytes(self) -> int:
         """Of all weights, their scales and the biases."""
-        return sum(layer.bytes for layer in self.layers)
+        return sum(layer.weights_bytes for layer in self.layers)
 
 
 def quantize(model, images: np.ndarray, activation_bits: int | None = None) -> Int8Network:
