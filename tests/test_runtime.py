@@ -153,9 +153,11 @@ def test_elsewhere_what_is_missing_is_installed_beside_what_is_there(here, monke
 def test_what_pip_could_not_add_is_said_with_its_own_reason(here, monkeypatch):
     monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
     del here.versions["tqdm"]
-    here.pip, here.said = 1, "WARNING: retrying\nERROR: No matching distribution found for tqdm.\n"
+    here.pip, here.said = 1, "WARNING: retrying\nERROR: No matching distribution found for tqdm.\nERROR: help\n"
     said = "Chapter 00 needs tqdm, and pip could not add it beside what is here"
     assert refusal("00_start_here") == f"{said} (No matching distribution found for tqdm)."
+    here.said = "Traceback\nNo module named pip\n"
+    assert refusal("00_start_here") == f"{said} (No module named pip)."
     here.said = ""
     assert "(no reason given)" in refusal("00_start_here")
 
@@ -218,7 +220,10 @@ def test_a_wheel_has_its_requirements_in_its_metadata(monkeypatch, tmp_path):
     python, requirements = runtime.project(tmp_path)
     assert python == ">=3.11,<3.14"
     assert set(runtime._asked(requirements)) == {"numpy", "jupyterlab", "torch"}
-    (tmp_path / "pyproject.toml").write_text('[project]\nname = "another"\n')
+    another = (
+        '[project]\nname = "another"\nrequires-python = ">=3"\ndependencies = []\n[project.optional-dependencies]\n'
+    )
+    (tmp_path / "pyproject.toml").write_text(another)
     assert runtime.project(tmp_path)[0] == ">=3.11,<3.14", "somebody else's project is not read"
 
 

@@ -217,6 +217,8 @@ def _install(title: str, missing: list) -> None:
         done = subprocess.run([*command, "-c", str(constraints), *wanted], capture_output=True, text=True)
     importlib.invalidate_caches()
     if any(_version(r.name) is None for r in missing):
-        said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
-        reason = said[-1].removeprefix("ERROR: ").rstrip(".") if said else "no reason given"
+        said = [line for line in done.stderr.splitlines() if line.startswith("ERROR: ")] or done.stderr.splitlines()[
+            -1:
+        ]
+        reason = said[0].removeprefix("ERROR: ").rstrip(".") if said else "no reason given"
         raise CannotRun(f"{title} needs {names}, and pip could not add it beside what is here ({reason}).")
