@@ -14,12 +14,17 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import glossary
 import nbformat
 import not_run
 import web_files
+from markdown_it.renderer import RendererHTML
+from myst_parser.config.main import MdParserConfig
+from myst_parser.parsers.mdit import create_md_parser
 
 from hwlimits import errata
 
@@ -29,17 +34,21 @@ BUILD = ROOT / "build" / "book"
 LIBRARY = ROOT / "lib"
 # A lab is worked in, not read: it has no page, and its link fetches the notebook.
 LAB = re.compile(r"\[([^\]]+)\]\((\.\./labs/[^)\s]+\.ipynb)\)")
-# Packages by what they are for, in the order of the pages; what is in none of them is NumPy alone.
+# Packages by what they are for, in the order of the pages; what is in none of them needs no more than NumPy and SciPy.
 PARTS = {
-    "Formulas and algorithms, in NumPy alone": None,
+    "Formulas and algorithms, in NumPy (a few with SciPy)": None,
     "hwlimits.kernels: loops compiled by numba": "kernels",
     "hwlimits.machine: this computer": "machine",
     "hwlimits.training: networks, in TensorFlow": "training",
+    "hwlimits.pytorch: the same network, in PyTorch": "pytorch",
+    "hwlimits.widgets, and other things to look at: explorers, questions, figures": "widgets",
     "hwlimits.sweep: many runs": "sweep",
     "hwlimits.pytorch: the appendix's network": "pytorch",
     "hwlimits.xla: JAX's device": "xla",
     "hwlimits.cli: the command": "cli",
 }
+# Modules that are in no package, and stand beside one.
+BESIDE = {"plots": "widgets", "quiz": "widgets", "runtime": "machine"}
 
 
 class BookError(RuntimeError):
@@ -84,10 +93,24 @@ def staged_notebook(path: Path) -> nbformat.NotebookNode:
 
 def linked_files(notebook: nbformat.NotebookNode, folder: Path) -> list[Path]:
     """Files of the repository that a chapter links, so that the links lead somewhere in the site too."""
-    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-    links = {link for link in re.findall(r"\]\(([^)#\s]+)\)", text) if not re.match(r"\w+:", link)}
-    files = {path for path in ((folder / link).resolve() for link in links) if path.suffix != ".ipynb"}
-    return sorted(files | {(folder / link).resolve() for link in re.findall(r"{download}`[^`<]* <([^`>]+)>`", text)})
+    found = set()
+    for cell in notebook.cells:
+        for link, fetched in links(cell.source) if cell.cell_type == "markdown" else ():
+            parts = urlsplit(link)
+            path = (folder / unquote(parts.path)).resolve()
+            if parts.path and not parts.scheme and not parts.netloc and (fetched or path.suffix != ".ipynb"):
+                found.add(path)
+    return sorted(found)
+
+
+def links(text: str) -> Iterator[tuple[str, bool]]:
+    """Where a Markdown text leads, as MyST reads it: (target, whether it is to be fetched, and has no page)."""
+    for block in create_md_parser(MdParserConfig(enable_extensions={"dollarmath"}), RendererHTML).parse(text):
+        for token in block.children or ():
+            if target := token.attrGet("href") or token.attrGet("src"):
+                yield target, False
+            elif token.type == "myst_role" and token.meta["name"] == "download":
+                yield token.content.partition("<")[2].removesuffix(">") or token.content, True
 
 
 def api_page(module: str) -> str:
@@ -115,6 +138,7 @@ def api_index(names: list[str]) -> str:
 
 def part_of(module: str) -> str | None:
     package = module.split(".")[1] if "." in module else None
+    package = BESIDE.get(package, package)
     return package if package in PARTS.values() else None
 
 

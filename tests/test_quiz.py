@@ -81,6 +81,38 @@ def test_the_right_option_by_hand(chapter, number):
 
 
 @pytest.mark.parametrize(
+    ("chapter", "number", "asked"),
+    [
+        ("00_start_here", 4, "a time was predicted from the bandwidth of DRAM, and the measured one is 0.7 times that"),
+        ("01_compute", 1, "How many FLOPs does it do, without a bias?"),  # its products alone are as many as its MACs
+        ("11_choosing", 3, "measured. How much energy does an image take at most, over a while?"),
+    ],
+)
+def test_a_question_says_what_its_answer_takes_for_given(chapter, number, asked):
+    """What is 0.7 of a prediction, time or rate? Which power bounds which energy? One option alone may be right."""
+    assert asked in quiz.questions(chapter)[number - 1].ask
+
+
+def test_the_reason_has_the_codes_that_the_zero_point_goes_with():
+    """A zero point of -1 for a range about 0: there is a code more below 0 than above."""
+    question = quiz.questions("05_quantization")[0]
+    assert "plus the zero point -1" in question.reasons[question.right]
+    assert sum("Signed codes go from −128 to 127" in reason for reason in question.reasons) == 1
+    said = " ".join(question.reasons)
+    assert "as many below" not in said
+
+
+def test_a_pipeline_fills_in_fewer_slots_than_it_has_stages():
+    """Counted in a schedule: stage s of p does microbatch k in slot s + k."""
+    p, m = 8, 16
+    busy = {(s, s + k) for s in range(p) for k in range(m)}
+    slots = 1 + max(slot for _, slot in busy)
+    assert (slots, slots - m) == (m + p - 1, p - 1)
+    reasons = quiz.questions("06_parallel")[3].reasons
+    assert sum(reason == "Filling takes p − 1 slots of m + p − 1, not p." for reason in reasons) == 1
+
+
+@pytest.mark.parametrize(
     ("number", "chapter", "wanted"),
     [(4, "04_pruning", "63%"), (5, "05_quantization", "3.79"), (4, "08_case_study", "1.00")],
 )
@@ -231,6 +263,22 @@ def test_a_chapter_without_a_quiz_is_said():
         ({"right": "{x!r}"}, "is no expression"),
         ({"let": {"x": "1 +"}}, r"x = 1 \+: SyntaxError"),
         ({"let": [1]}, "let is a mapping"),
+        ({"ask": None}, "ask must be words, and it is None"),
+        ({"ask": " "}, "ask must be words, and it is ' '"),
+        ({"why": ""}, "why must be words, and it is ''"),
+        ({"why": 5}, "why must be words, and it is 5"),
+        ({"why": "{''}"}, "an option and its reason must be words, and they are '2' and ''"),
+        ({"right": ""}, "an option must be words or a number, and it is ''"),
+        ({"right": None}, "an option must be words or a number, and it is None"),
+        ({"right": True}, "an option must be words or a number, and it is True"),
+        ({"wrong": [["3", ""], ["4", "w"]]}, "why must be words, and it is ''"),
+        ({"wrong": [["3", None], ["4", "w"]]}, "why must be words, and it is None"),
+        ({"wrong": [["{2.0}", "w"], ["4", "w"]]}, "two options read alike: 2, 2.0, 4"),
+        (
+            {"right": "1,000 MB", "wrong": [["1000.0  MB", "w"], ["4", "w"]]},
+            "two options read alike: 1,000 MB, 1000.0  MB",
+        ),
+        ({"right": "n = 4", "wrong": [["n = 4.00", "w"], ["4", "w"]]}, "two options read alike"),
     ],
 )
 def test_a_question_that_is_not_well_made_is_said(change, message):
@@ -242,6 +290,18 @@ def test_a_question_that_is_not_well_made_is_said(change, message):
         entry = GOOD | change
     with pytest.raises(quiz.QuizError, match=f"quizzes.yaml: here: .*{message}"):
         quiz.question(entry, "here")
+
+
+def test_numbers_that_differ_are_not_alike():
+    for other in ("-2", "2.5", "20", "2e1", "2 MB", "1/2"):
+        assert other in quiz.question(GOOD | {"wrong": [[other, "w"], ["{x}", "w"]]}).options
+
+
+@pytest.mark.parametrize("chosen", [-1, 3, 9, 1.0, True, "A", None])
+def test_an_option_that_is_not_there_has_no_verdict(chosen):
+    message = re.escape(f"verdict({chosen!r}): the question has options 0 to 2")
+    with pytest.raises(quiz.QuizError, match=message):
+        quiz.question(GOOD).verdict(chosen)
 
 
 def test_too_few_questions_are_said(monkeypatch):
