@@ -1,12 +1,13 @@
 """Sphinx, for the book: `make book` stages what is read here (book/make.py) and calls it.
 
 Everything that a page loads lies in the site: MathJax, mermaid, their fonts, the theme's. The notebooks are shown as
-they were executed. Where the course has its public home, HWLIMITS_HOME names it, as https://github.com/OWNER/NAME
-does; without one there are no buttons for Colab and Binder, which fetch a chapter from there.
+they were executed. The course's public home is that of pyproject.toml (`make home`), or what HWLIMITS_HOME names in its
+place; without one there are no buttons for Colab and Binder, which fetch a chapter from there.
 """
 
 import os
 import sys
+import tomllib
 from pathlib import Path
 
 BOOK = Path(__file__).resolve().parent
@@ -16,7 +17,7 @@ project = "hwlimits"
 author = "The hwlimits contributors"
 copyright = "The hwlimits contributors; text CC BY 4.0, code BSD-3-Clause"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "docstrings", "mermaid_directive"]
-exclude_patterns = ["_static"]
+exclude_patterns = ["_static", "labs"]  # labs are fetched, not read
 suppress_warnings = ["config.cache"]  # nothing is built from a cache
 
 nb_execution_mode = "off"
@@ -52,7 +53,8 @@ html_show_sphinx = False
 html_context = {"default_mode": "auto"}
 html_theme_options = {"show_navbar_depth": 1, "use_fullscreen_button": False}
 
-home = os.environ.get("HWLIMITS_HOME", "").rstrip("/")
+urls = tomllib.loads((BOOK.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"].get("urls", {})
+home = os.environ.get("HWLIMITS_HOME", urls.get("Repository", "")).rstrip("/")
 if home:
     html_theme_options |= {
         "repository_url": home,

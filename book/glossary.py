@@ -66,16 +66,32 @@ def read(file: Path = FILE) -> list[Term]:
 def in_parentheses(text: str) -> set[str]:
     """The Chinese terms that a text gives between parentheses, as chapters do at first use.
 
+    Full-width ones count behind an English word; behind a Chinese one they hold a remark.
+
     >>> sorted(in_parentheses("to read a roofline (屋顶线); *IQR* (四分位距) and training (量化感知训练, QAT)"))
     ['四分位距', '屋顶线', '量化感知训练']
+    >>> sorted(in_parentheses("a roofline（屋顶线）; *IQR* (四分\\n位距); 文章（没有测过）"))
+    ['四分位距', '屋顶线']
     """
     found = set()
-    for inside in re.findall(r"\(([^()\n]*)\)", text):
+    for plain, wide in re.findall(r"\(([^()（）]*)\)|(?<=[A-Za-z*])[ \n]?（([^()（）]*)）", text):
+        if "\n\n" in plain + wide:  # no bracket goes on in another paragraph
+            continue
+        inside = re.sub(rf"(?<={HAN.pattern})\n(?={HAN.pattern})", "", plain + wide).replace("\n", " ")
         for piece in re.split(r"[,;，、；]", inside):
             term = re.sub(r"^\*[^*]*\*|^below .*", "", piece.strip()).strip()
             if HAN.search(term) and len(HAN.findall(term)) <= LONGEST and not re.search(r"[\"“”=：:。]", term):
                 found.add(term)
     return found
+
+
+def where(name: str) -> str:
+    """A link to a chapter as the glossary has it: by its number, or as the appendix.
+
+    >>> where("01_compute"), where("appendix_pytorch")
+    ('{doc}`01 </chapters/01_compute>`', '{doc}`appendix </chapters/appendix_pytorch>`')
+    """
+    return f"{{doc}}`{name.partition('_')[0]} </chapters/{name}>`"
 
 
 def page(terms: list[Term], chapters: dict[str, str]) -> str:
@@ -93,8 +109,8 @@ def page(terms: list[Term], chapters: dict[str, str]) -> str:
         ":::{glossary}",
     ]
     for term in terms:
-        where = [f"{{doc}}`{name[:2]} </chapters/{name}>`" for name in given if given[name] & set(term.chinese)]
-        sources = [f"chapter {', '.join(where)}" if len(where) == 1 else f"chapters {', '.join(where)}"] * bool(where)
+        links = [where(name) for name in given if given[name] & set(term.chinese)]
+        sources = [f"chapter{'s' * (len(links) > 1)} {', '.join(links)}"] * bool(links)
         sources += [f"section {term.article} of the article"] * bool(term.article)
         head = term.english + (f" ({term.short})" if term.short else "")
         where_from = "; ".join(sources)

@@ -14,26 +14,41 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import glossary
 import nbformat
+import not_run
 import web_files
+from markdown_it.renderer import RendererHTML
+from myst_parser.config.main import MdParserConfig
+from myst_parser.parsers.mdit import create_md_parser
+
+from hwlimits import errata
 
 BOOK = Path(__file__).resolve().parent
 ROOT = BOOK.parent
 BUILD = ROOT / "build" / "book"
 LIBRARY = ROOT / "lib"
-# Packages by what they are for, in the order of the pages; what is in none of them is NumPy alone.
+# A lab is worked in, not read: it has no page, and its link fetches the notebook.
+LAB = re.compile(r"\[([^\]]+)\]\((\.\./labs/[^)\s]+\.ipynb)\)")
+# Packages by what they are for, in the order of the pages; what is in none of them needs no more than NumPy and SciPy.
 PARTS = {
-    "Formulas and algorithms, in NumPy alone": None,
+    "Formulas and algorithms, in NumPy (a few with SciPy)": None,
     "hwlimits.kernels: loops compiled by numba": "kernels",
     "hwlimits.machine: this computer": "machine",
     "hwlimits.training: networks, in TensorFlow": "training",
+    "hwlimits.pytorch: the same network, in PyTorch": "pytorch",
+    "hwlimits.widgets, and other things to look at: explorers, questions, figures": "widgets",
     "hwlimits.sweep: many runs": "sweep",
+    "hwlimits.pytorch: the appendix's network": "pytorch",
     "hwlimits.xla: JAX's device": "xla",
     "hwlimits.cli: the command": "cli",
 }
+# Modules that are in no package, and stand beside one.
+BESIDE = {"plots": "widgets", "quiz": "widgets", "runtime": "machine"}
 
 
 class BookError(RuntimeError):
@@ -41,9 +56,9 @@ class BookError(RuntimeError):
 
 
 def chapters() -> list[Path]:
-    """The notebooks in the order of the course; an index comes first."""
+    """The notebooks in the order of the course; an index comes first, and an appendix last."""
     found = sorted((ROOT / "chapters").glob("*.ipynb"))
-    return sorted(found, key=lambda path: path.stem[:1].isdigit())
+    return sorted(found, key=lambda path: (path.stem.startswith("appendix_"), path.stem[:1].isdigit()))
 
 
 def modules(library: Path = LIBRARY) -> list[str]:
@@ -61,6 +76,7 @@ def staged_notebook(path: Path) -> nbformat.NotebookNode:
     notebook.metadata.pop("widgets", None)
     for at, cell in enumerate(notebook.cells):
         if cell.cell_type != "code":
+            cell.source = LAB.sub(r"{download}`\1 <\2>`", cell.source)
             continue
         if cell.source.strip() and cell.execution_count is None:
             raise BookError(f"{path.name}, cell {at}, was not executed: say `make execute`.")
@@ -77,9 +93,24 @@ def staged_notebook(path: Path) -> nbformat.NotebookNode:
 
 def linked_files(notebook: nbformat.NotebookNode, folder: Path) -> list[Path]:
     """Files of the repository that a chapter links, so that the links lead somewhere in the site too."""
-    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-    links = {link for link in re.findall(r"\]\(([^)#\s]+)\)", text) if not re.match(r"\w+:", link)}
-    return sorted(path for path in ((folder / link).resolve() for link in links) if path.suffix != ".ipynb")
+    found = set()
+    for cell in notebook.cells:
+        for link, fetched in links(cell.source) if cell.cell_type == "markdown" else ():
+            parts = urlsplit(link)
+            path = (folder / unquote(parts.path)).resolve()
+            if parts.path and not parts.scheme and not parts.netloc and (fetched or path.suffix != ".ipynb"):
+                found.add(path)
+    return sorted(found)
+
+
+def links(text: str) -> Iterator[tuple[str, bool]]:
+    """Where a Markdown text leads, as MyST reads it: (target, whether it is to be fetched, and has no page)."""
+    for block in create_md_parser(MdParserConfig(enable_extensions={"dollarmath"}), RendererHTML).parse(text):
+        for token in block.children or ():
+            if target := token.attrGet("href") or token.attrGet("src"):
+                yield target, False
+            elif token.type == "myst_role" and token.meta["name"] == "download":
+                yield token.content.partition("<")[2].removesuffix(">") or token.content, True
 
 
 def api_page(module: str) -> str:
@@ -107,6 +138,7 @@ def api_index(names: list[str]) -> str:
 
 def part_of(module: str) -> str | None:
     package = module.split(".")[1] if "." in module else None
+    package = BESIDE.get(package, package)
     return package if package in PARTS.values() else None
 
 
@@ -116,8 +148,16 @@ def markdown_escaped(text: str) -> str:
 
 def written_pages() -> dict[str, str]:
     """Pages that are made from a table in data/, as MyST Markdown, by name."""
-    texts = {path.stem: path.read_text(encoding="utf-8") for path in sorted((ROOT / "chapters" / "text").glob("*.md"))}
-    return {"glossary": glossary.page(glossary.read(), texts)}
+    names = [path.stem for path in chapters()]
+    texts = {name: ROOT / "chapters" / "text" / f"{name}.md" for name in names}
+    texts = {name: path.read_text(encoding="utf-8") for name, path in texts.items() if path.exists()}
+    pages = {name[:2]: f"chapters/{name}.ipynb" for name in names}
+    return {
+        "errata": errata.markdown(pages.__getitem__),
+        "glossary": glossary.page(glossary.read(), texts),
+        "not-run-here": not_run.page(not_run.read(), set(names)),
+        "reading": errata.reading_markdown(),
+    }
 
 
 def stage(into: Path) -> Path:
@@ -187,7 +227,7 @@ def main() -> None:
     """Build the book, or say in a sentence why not."""
     try:
         first = build(stage(BUILD / "source"), BUILD / "html")
-    except (BookError, glossary.GlossaryError, web_files.WebFilesError) as error:
+    except (BookError, glossary.GlossaryError, not_run.NotRunError, web_files.WebFilesError) as error:
         raise SystemExit(str(error)) from None
     if not os.environ.get("HWLIMITS_HOME"):
         print("no buttons for Colab and Binder: HWLIMITS_HOME=https://github.com/OWNER/NAME says where they fetch from")

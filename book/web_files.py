@@ -53,21 +53,21 @@ def pack(name: str, version: str, folder: Path) -> Path:
     return found[0]
 
 
-def unpack(archive: Path, patterns: list[str], into: Path) -> int:
-    """Write the files of an archive that fit a pattern, and its licence; how many."""
-    count = 0
+def unpack(archive: Path, patterns: list[str], into: Path) -> list[str]:
+    """Write the files of an archive that fit a pattern, and its licence; the patterns that none fits."""
+    missed = list(patterns)
     with tarfile.open(archive) as packed:
         for member in packed.getmembers():
             inside = member.name.partition("/")[2]  # npm packs all into one folder
-            wanted = inside.upper().startswith("LICENSE") or any(re.fullmatch(p, inside) for p in patterns)
-            if member.isfile() and wanted:
+            fits = [pattern for pattern in patterns if re.fullmatch(pattern, inside)]
+            if member.isfile() and (fits or inside.upper().startswith("LICENSE")):
                 target = into / inside
                 if not target.resolve().is_relative_to(into.resolve()):
                     raise WebFilesError(f"{archive.name} has a file outside of its folder, {inside}: do not use it.")
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(packed.extractfile(member).read())
-                count += 1
-    return count
+                missed = [pattern for pattern in missed if pattern not in fits]
+    return missed
 
 
 def fetch(into: Path, wanted: dict[str, dict] | None = None, pack=pack) -> Path:
@@ -90,7 +90,7 @@ def fetch(into: Path, wanted: dict[str, dict] | None = None, pack=pack) -> Path:
                 )
             shutil.rmtree(home, ignore_errors=True)
             home.mkdir(parents=True)
-            if not unpack(archive, package["files"], home):
-                raise WebFilesError(f"{name} {package['version']} has no file {package['files']}: see {FILE.name}.")
+            if missed := unpack(archive, package["files"], home):
+                raise WebFilesError(f"{name} {package['version']} has no file {missed}: see {FILE.name}.")
         mark.write_text(asked)
     return into

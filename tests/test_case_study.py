@@ -99,6 +99,18 @@ def test_the_command_line_says_what_is_run(monkeypatch, arguments, wanted):
     assert asked == [wanted]
 
 
+def test_a_folder_that_can_not_be_written_is_refused_before_anything_is_trained(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(case_study, "run", lambda *_, **__: pytest.fail("trained"))
+    (tmp_path / "build").write_text("a file stands where the folder would be")
+    with pytest.raises(SystemExit) as refused:
+        case_study.main([])
+    assert str(refused.value) == (
+        f"The case study keeps what it trains in {tmp_path / 'build' / 'case-study'}, and can't write there "
+        "(Not a directory): run it in a copy of the course that is yours."
+    )
+
+
 def test_the_own_engine_s_result_has_a_file_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setattr(case_study.data, "path", lambda name: tmp_path)
     case_study.store({"provenance": {"seeds": [0], "engine": "own"}, "runs": []})

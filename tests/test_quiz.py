@@ -81,6 +81,38 @@ def test_the_right_option_by_hand(chapter, number):
 
 
 @pytest.mark.parametrize(
+    ("chapter", "number", "asked"),
+    [
+        ("00_start_here", 4, "a time was predicted from the bandwidth of DRAM, and the measured one is 0.7 times that"),
+        ("01_compute", 1, "How many FLOPs does it do, without a bias?"),  # its products alone are as many as its MACs
+        ("11_choosing", 3, "measured. How much energy does an image take at most, over a while?"),
+    ],
+)
+def test_a_question_says_what_its_answer_takes_for_given(chapter, number, asked):
+    """What is 0.7 of a prediction, time or rate? Which power bounds which energy? One option alone may be right."""
+    assert asked in quiz.questions(chapter)[number - 1].ask
+
+
+def test_the_reason_has_the_codes_that_the_zero_point_goes_with():
+    """A zero point of -1 for a range about 0: there is a code more below 0 than above."""
+    question = quiz.questions("05_quantization")[0]
+    assert "plus the zero point -1" in question.reasons[question.right]
+    assert sum("Signed codes go from −128 to 127" in reason for reason in question.reasons) == 1
+    said = " ".join(question.reasons)
+    assert "as many below" not in said
+
+
+def test_a_pipeline_fills_in_fewer_slots_than_it_has_stages():
+    """Counted in a schedule: stage s of p does microbatch k in slot s + k."""
+    p, m = 8, 16
+    busy = {(s, s + k) for s in range(p) for k in range(m)}
+    slots = 1 + max(slot for _, slot in busy)
+    assert (slots, slots - m) == (m + p - 1, p - 1)
+    reasons = quiz.questions("06_parallel")[3].reasons
+    assert sum(reason == "Filling takes p − 1 slots of m + p − 1, not p." for reason in reasons) == 1
+
+
+@pytest.mark.parametrize(
     ("number", "chapter", "wanted"),
     [(4, "04_pruning", "63%"), (5, "05_quantization", "3.79"), (4, "08_case_study", "1.00")],
 )

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 LIBRARY = ROOT / "lib" / "hwlimits"
@@ -19,7 +20,12 @@ MODULES = sorted(LIBRARY.rglob("*.py"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 # From the ground up. A module may import those of its own floor and of the floors below.
-FLOORS = (("data", "devices"), ("numpy modules", "plots"), ("machine", "kernels"), ("training", "sweep", "cli", "xla"))
+FLOORS = (
+    ("data", "devices"),
+    ("numpy modules", "plots"),
+    ("machine", "kernels"),
+    ("training", "sweep", "cli", "xla", "pytorch"),
+)
 
 
 def floor_of(module: str) -> int:
@@ -66,6 +72,22 @@ def test_tensorflow_comes_through_one_door(path):
     assert tensorflow_imports(module_name(path), path.read_text()) == []
 
 
+# Beside hwlimits.pytorch: a peer that is measured where PyTorch happens to be.
+WITH_TORCH = ("hwlimits.pytorch", "hwlimits.kernels.gpu_tools")
+
+
+def torch_imports(name: str, source: str) -> list[str]:
+    return [] if name.startswith(WITH_TORCH) else [i for i in imports_of(source) if i.split(".")[0] == "torch"]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_pytorch_is_imported_by_its_own_modules_alone_and_when_used(path):
+    source = path.read_text()
+    assert torch_imports(module_name(path), source) == []
+    at_import = [node for node in ast.parse(source).body if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert not any(i.split(".")[0] == "torch" for node in at_import for i in imports_of(ast.unparse(node)))
+
+
 def circles(imports: dict[str, set[str]]) -> list[list[str]]:
     """Modules that import each other in a loop, once for each loop."""
     found = []
@@ -95,6 +117,8 @@ def test_the_two_checks_above_see_what_they_are_for():
     assert not upward_imports("hwlimits.training.fit", "from hwlimits.machine.timing import measure")
     assert tensorflow_imports("hwlimits.training.fit", "import tensorflow as tf")
     assert tensorflow_imports("hwlimits.machine.timing", "from ai_edge_litert import interpreter")
+    assert torch_imports("hwlimits.training.fit", "from torch.nn.utils import prune")
+    assert not torch_imports("hwlimits.pytorch.engine", "import torch")
 
 
 def loaded_by(statement: str) -> set[str]:
@@ -103,9 +127,12 @@ def loaded_by(statement: str) -> set[str]:
     return {name.split(".")[0] for name in done.stdout.split()}
 
 
-@pytest.mark.parametrize("statement", ["import hwlimits", "import hwlimits.machine", "import hwlimits.training.recipe"])
+@pytest.mark.parametrize(
+    "statement",
+    ["import hwlimits", "import hwlimits.machine", "import hwlimits.training.recipe", "import hwlimits.pytorch"],
+)
 def test_light_imports_load_neither_tensorflow_nor_numba(statement):
-    assert not loaded_by(statement) & {"tensorflow", "tf_keras", "numba", "matplotlib"}
+    assert not loaded_by(statement) & {"tensorflow", "tf_keras", "numba", "matplotlib", "torch"}
 
 
 def test_the_runtime_part_of_training_loads_no_tensorflow():
@@ -136,10 +163,27 @@ def test_the_lock_has_every_dependency_with_hashes_and_no_address():
     assert unhashed(re.sub(r" \\\n    --hash=.*", "", lock, count=1)), "the check sees a package without a hash"
     locked = set(re.findall(r"^([a-z0-9-]+)==", lock, re.MULTILINE))
     wanted = requirement_names(PROJECT["dependencies"])
-    for extra in PROJECT["optional-dependencies"].values():
-        wanted |= requirement_names(extra)
+    for name, extra in PROJECT["optional-dependencies"].items():
+        wanted |= requirement_names(extra) if name != "pytorch" else set()
     assert wanted <= locked
+    assert "torch" not in locked, "several GB on Linux: make pytorch installs it"
     assert not re.search(r"https?://", lock)
+    extras = re.search(r"^EXTRAS := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split()
+    assert {*extras, "pytorch"} == set(PROJECT["optional-dependencies"])
+
+
+def test_the_lock_of_pytorch_has_it_with_hashes_and_what_the_other_lock_lacks():
+    lock = (ROOT / "peers" / "torch.lock").read_text()
+    assert unhashed(lock) == []
+    assert not re.search(r"https?://", lock)
+    locked = dict(re.findall(r"^([a-z0-9-]+)==(\S+)", lock, re.MULTILINE))
+    assert "\ntorch==2.13.0+cpu ; sys_platform == 'linux' \\\n    --hash" in lock, "not the build with CUDA"
+    (wanted,) = PROJECT["optional-dependencies"]["pytorch"]
+    name, least = wanted.split(">=")
+    assert locked[name].startswith(least)
+    needs = {"filelock", "typing-extensions", "setuptools", "sympy", "networkx", "jinja2", "fsspec", "mpmath"}
+    others = set(re.findall(r"^([a-z0-9-]+)==", (ROOT / "requirements.lock").read_text(), re.MULTILINE))
+    assert set(locked) == {"torch"} | needs - others
 
 
 def unhashed(lock: str) -> list[str]:
@@ -155,7 +199,18 @@ def test_environment_yml_takes_its_dependencies_from_pyproject():
     assert pip == "pip"
     (line,) = packages["pip"]
     name, extras = re.fullmatch(r"-e (\.)\[([a-z,]+)\]", line).groups()
-    assert set(extras.split(",")) == set(PROJECT["optional-dependencies"])
+    assert set(extras.split(",")) == set(PROJECT["optional-dependencies"]) - {"pytorch"}
+
+
+def test_binder_builds_one_supported_python_with_the_course():
+    """repo2docker chooses its base by `python=X.Y`, and takes a range for no version at all."""
+    environment = yaml.safe_load((ROOT / "binder" / "environment.yml").read_text())
+    python, pip, packages = environment["dependencies"]
+    (version,) = re.fullmatch(r"python=(3\.\d+)", python).groups()
+    assert Requirement(f"python{PROJECT['requires-python']}").specifier.contains(version)
+    assert (pip, packages["pip"]) == ("pip", ["-e ..[course]"]), "a path from the file's own folder"
+    assert "course" in PROJECT["optional-dependencies"]
+    assert {p.name for p in (ROOT / "binder").iterdir()} == {"environment.yml"}, "nothing else that Binder would read"
 
 
 def test_make_help_lists_every_command():
@@ -193,6 +248,29 @@ def test_no_python_at_all_is_said(tmp_path):
     assert "there is no 'no-such-python' here" in done.stdout
 
 
+def pretending_python(folder, fails: str):
+    """A Python in which a statement with these words fails."""
+    pretender = folder / "python-here"
+    pretender.write_text(f'#!/bin/sh\ncase "$2" in *"{fails}"*) exit 1;; esac\nexec {sys.executable} "$@"\n')
+    pretender.chmod(0o755)
+    return pretender
+
+
+def test_a_python_without_venv_is_said(tmp_path):
+    done = make(tmp_path, f"PYTHON={pretending_python(tmp_path, 'import ensurepip, venv')}", "setup")
+    assert done.returncode != 0
+    assert "Python's venv module is missing: on Debian and Ubuntu, apt install python3-venv" in done.stdout
+    assert not (tmp_path / "venv").exists()
+
+
+def test_a_folder_that_can_not_be_written_is_said_and_what_to_do(tmp_path):
+    (tmp_path / "venv").write_text("a file stands where the environment would be")
+    done = make(tmp_path, f"PYTHON={sys.executable}", "setup")
+    assert done.returncode != 0
+    assert f"hwlimits can't write '{tmp_path / 'venv'}'. Say where it may: make VENV=/path/to/venv" in done.stdout
+    assert "Setting up" not in done.stdout
+
+
 def test_a_second_make_installs_nothing(tmp_path):
     (tmp_path / "venv").mkdir()
     stamp = tmp_path / "venv" / ".installed"
@@ -205,7 +283,7 @@ def test_a_second_make_installs_nothing(tmp_path):
 def test_ci_runs_the_readme_s_command_and_stops_at_the_first_failure():
     script = (ROOT / ".ci" / "run").read_text()
     assert "set -euo pipefail" in script
-    assert "\nmake test\n" in script
+    assert "\nmake pytorch\nmake test\n" in script
     assert "HWLIMITS_MNIST" in script
 
 

@@ -19,6 +19,7 @@ from hwlimits.parallel import ParallelError
 from hwlimits.quantization import QuantizationError
 from hwlimits.roofline import Roofline, RooflineError
 from hwlimits.widgets import explorer as explorers
+from hwlimits.widgets import models
 
 HERE = Roofline("here", 4e11, {"L1": 4e11, "L2": 2e11, "DRAM": 2e10})
 MADE = {
@@ -81,6 +82,39 @@ def test_a_page_has_the_figure_and_all_numbers(made, shown):
         for name, value in row.items():
             assert explorers.cell(value, explorer.units.get(name, "")).replace("|", "/") in text.data
     assert text.data.count("<details>") == len(explorer.knobs) == text.data.count("</details>")
+
+
+@each
+def test_a_page_turns_each_knob_from_its_settings(made):
+    """Not from the starts: sentence and folded tables are of the same machine."""
+    explorer = made()
+
+    def found(**settings):
+        try:
+            return explorer.at(**settings).found
+        except ValueError as error:
+            return {explorers.WHY_NOT: str(error)}
+
+    turned, value = next(
+        (knob, value)
+        for knob in sorted(explorer.knobs, key=lambda knob: not knob.choice)
+        for value in knob.values[::-1]
+        if value != knob.start and explorers.WHY_NOT not in found(**{knob.name: value})
+    )
+    text = explorer.markdown(**{turned.name: value})
+    for other in (knob for knob in explorer.knobs if knob is not turned):
+        table = text.split(f"Turning: {escape(other.label)}</summary>")[1].split("</details>")[0]
+        rows = [line for line in table.splitlines() if line.startswith("| ")][2:]
+        for setting, row in zip(other.values, rows, strict=True):
+            for name, wanted in found(**{turned.name: value, other.name: setting}).items():
+                assert explorers.cell(wanted, explorer.units.get(name, "")).replace("|", "/") in row
+
+
+def test_a_sweep_says_which_settings_there_are():
+    with pytest.raises(widgets.WidgetError, match="there is no knob 'colour'; there are serial, workers"):
+        widgets.speedup().sweep("workers", colour="red")
+    with pytest.raises(widgets.WidgetError, match="serial='half' is no number; the knob has "):
+        widgets.speedup().sweep("workers", serial="half")
 
 
 @each
@@ -229,6 +263,34 @@ def test_the_roofline_by_hand(batch, precision, element_bytes):
         assert explorers.cell(time_s, "s") in found.said
 
 
+@pytest.mark.parametrize("width", [64, 1024])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_the_batch_at_which_compute_bounds_by_trying_all(precision, width):
+    answer = MADE["roofline"]().at(machine="t4", precision=precision, width=width)
+    (row,) = [r for r in answer.rows if r["machine"] == "t4"]
+    gpu, element_bytes = devices.device("t4"), {"fp32": 4, "fp16": 2, "int8": 1}[precision]
+    b = np.arange(1, 5000)
+    computing_s = (2 * b * width**2 + b * width) / gpu.peak_flops_per_s(precision)
+    moving_s = element_bytes * (width**2 + width + 2 * b * width) / gpu.memory_bytes_per_s
+    bound = b[computing_s >= moving_s]
+    wanted = bound[0] if bound.size else "none"
+    assert row["batch at which compute bounds"] == wanted
+    assert answer.found["batch at which compute bounds"] == wanted
+    if bound.size and wanted > 1:
+        (at, before) = (MADE["roofline"]().at(machine="t4", precision=precision, width=width, batch=b).found["bound"]
+                        for b in (wanted, wanted - 1))  # fmt: skip
+        assert (at, before) == ("compute", "memory")
+
+
+def test_a_narrow_layer_s_compute_never_bounds():
+    """Each image brings its own bytes: 64 outputs of 64 inputs are at most 129 / 4 FLOP/byte in float16."""
+    t4 = widgets.roofline(machines=["t4", "h100-sxm"]).at(machine="t4", precision="fp16", width=64)
+    assert t4.found["batch at which compute bounds"] == "none"
+    assert widgets.roofline({"fp32": HERE}).at(precision="bf16", machine="h100-sxm").rows[0].keys() == {
+        "machine", "bound"
+    }  # fmt: skip
+
+
 def test_the_roofline_s_setting_is_the_figure_s_point():
     answer = MADE["roofline"]().at(batch=8)
     figure, _ = answer.draw()
@@ -265,6 +327,20 @@ def test_sparse_forms_packed_for_real(zeros):
     assert found["dense"] == matrix.nbytes
     assert found["bitmap"] == np.packbits(matrix != 0).nbytes + matrix[matrix != 0].nbytes
     assert found["CSR"] == csr.data.nbytes + csr.indices.nbytes + csr.indptr.nbytes
+
+
+@pytest.mark.parametrize(
+    ("form", "bitmap", "csr"),
+    [("float32", 1 / 32, 1 / 2), ("float16", 1 / 16, 2 / 3), ("int8", 1 / 8, 4 / 5), ("int4", 1 / 4, 8 / 9)],
+)
+def test_from_how_many_zeros_on_a_sparse_form_pays_by_hand(form, bitmap, csr):
+    """A bit for each weight, or four bytes for each that is left; row starts are left out."""
+    (row,) = [row for row in widgets.sparsity().sweep("form") if row["format"] == form]
+    assert row["a bitmap pays from"] == pytest.approx(bitmap)
+    assert row["CSR pays from"] == pytest.approx(csr)
+    table = widgets.sparsity().markdown().split("Turning: format")[1]
+    (line,) = [line for line in table.splitlines() if line.startswith(f"| {form} ")]
+    assert f"| {100 * bitmap:.3g}% | {100 * csr:.3g}% |" in line
 
 
 def test_sparse_speeds_are_those_that_were_measured():
@@ -324,6 +400,20 @@ def test_the_error_by_looking_for_the_nearest_of_all_codes(bits, scales):
     assert found["error, found"] == pytest.approx(wanted_db, abs=1e-3)
     assert found["largest step"] == pytest.approx((most / codes.max()).max(), rel=1e-6)
     assert found["bytes"] == x.size * bits // 8 + 4 * (1 if scales == "one" else 4)
+
+
+@pytest.mark.parametrize("scales", ["one", "one for each channel"])
+@pytest.mark.parametrize("range_", ["min and max", "99.9 %", "least error"])
+@pytest.mark.parametrize("bits", [2, 8, 12, 16])
+def test_clipped_is_what_loses_more_than_rounding_does(bits, range_, scales):
+    x = np.random.default_rng(2).standard_normal((256, 4)) * [0.1, 1, 3, 10]
+    explorer = widgets.bits({"x": x, "other": x + 1})
+    found = explorer.at(bits=bits, numbers="x", range=range_, scales=scales).found
+    codes = models._codes(x, bits, range_, scales)
+    over = np.abs(np.round(x / np.asarray(codes.scale, float))) > 2 ** (bits - 1) - 1
+    assert found["clipped"] == over.mean()
+    if range_ == "min and max":
+        assert found["clipped"] == 0, "the codes span all of them"
 
 
 def test_the_expected_error_is_a_step_s_and_six_decibels_a_bit():

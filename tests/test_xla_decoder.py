@@ -464,4 +464,8 @@ def test_stored_numbers_follow_from_each_other(file):
     follows(found)
     for row in found["points"]:
         if row["phase"] == "decode" and row["sequences"] == 1:
-            assert row["bytes"] < row["program"]["moved_bytes"] < 1.25 * row["bytes"], "XLA's own count of a step"
+            # On the GPU some of GPT-2's products are two kernels: one writes weights times inputs, a matrix as large as
+            # the weights, the other reads it to add it up. Its program's text says so; Llama's has none of these.
+            written_out = 2 * row["bytes"] if row["model"] == "gpt-2" and "gpu" in file.stem else 0
+            moved = row["program"]["moved_bytes"]
+            assert row["bytes"] < moved < 1.25 * row["bytes"] + written_out, "XLA's own count of a step"

@@ -61,7 +61,7 @@ def show(figure: Figure, alt: str):
         raise ValueError("show(figure, alt): say in a sentence what the figure shows")
     from IPython.display import Image, display
 
-    display(Image(png(figure), alt=alt))
+    display(Image(png(figure), metadata={"alt": alt}))  # IPython 7, which Colab has, knows no argument alt
 
 
 def roofline(rooflines, points: Iterable[tuple[str, float, float]] = ()) -> tuple[Figure, str]:

@@ -8,6 +8,7 @@ import nbformat
 
 ROOT = Path(__file__).parents[2]
 CHAPTERS = sorted((ROOT / "chapters").glob("[0-9][0-9]_*.ipynb"))
+APPENDICES = sorted((ROOT / "chapters").glob("appendix_*.ipynb"))
 
 NOT_COMPARED = {"nbval-ignore-output", "nbval-skip"}
 
@@ -79,15 +80,17 @@ OPENING = ("**You will**", "**You will learn**", "**You need**", "**Time**")
 CLOSING = ("## Take-aways", "## Problems", "## Recipe", "## What this chapter ignores", "## Check yourself", "## 小结")
 
 
-def faults_of_form(notebook):
-    """What a chapter's form lacks."""
+def faults_of_form(notebook, appendix=False):
+    """What a chapter's form lacks. An appendix is not of the article, and has no quiz."""
     prose = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
     whole = "\n".join(prose)
     found = [f"the opening lacks {part}" for part in OPENING if part not in prose[0]]
     found += [f"no heading {part!r}" for part in CLOSING if f"\n{part}" not in f"\n{whole}"]
+    if appendix:
+        found = [fault for fault in found if "Check yourself" not in fault]
     if whole.count("<details>") < 3 or whole.count("<details>") != whole.count("</details>"):
         found.append("fewer than three problems with a folded answer, or one that does not close")
-    if "> **What the article says.**" not in whole:
+    if "> **What the article says.**" not in whole and not appendix:
         found.append("nothing that the article says is corrected")
     if not re.search(r"[\u4e00-\u9fff]{2,}", prose[0]):
         found.append("no term is given in Chinese at its first use")

@@ -129,6 +129,32 @@ def test_a_term_that_no_chapter_and_no_article_gives_is_none():
             assert term.article or form in given or any(form in text for text in texts), f"{term.english}: {form}"
 
 
+@pytest.mark.parametrize(
+    ("english", "chinese"),
+    [("quantization", "量化"), ("perceptron", "感知机"), ("convolution", "卷积"), ("parallelism", "并行"),
+     ("pipeline", "流水线"), ("conflict", "冲突"), ("scaling", "扩展"), ("interval", "区间")]
+)  # fmt: skip
+def test_the_noun_of_a_term_is_there_in_both_languages(english, chinese):
+    """A form that only qualifies, such as 非对称 for affine quantization, is no term: it means asymmetric."""
+    own = [term for term in glossary.read() if term.english.split()[-1] == english]
+    assert own
+    assert all(form.endswith(chinese) for term in own for form in term.chinese), own
+
+
+@pytest.mark.parametrize(
+    ("english", "chinese"),
+    [
+        ("explain the residual", "解释偏差"), ("clustering", "聚类"), ("starving", "饥饿"),
+        ("asymmetric numeral systems", "非对称数字系统"), ("k-means", "K均值聚类"),
+        ("multilayer perceptron", "多层感知机"),
+    ],
+)  # fmt: skip
+def test_a_term_says_the_same_in_both_languages(english, chinese):
+    (term,) = [term for term in glossary.read() if term.english == english]
+    assert term.chinese == (chinese,)
+    assert term.short == ("ANS" if "numeral" in english else None), "rANS is its range form"
+
+
 BAD = [
     ("- {en: tile, meaning: A piece.}", r"glossary.yaml, tile: no zh. An entry has en, zh and meaning"),
     ("- {en: tile, zh: 分块, meaning: A piece., see: x}", r"glossary.yaml, tile: see is no field"),
@@ -162,6 +188,26 @@ def test_an_entry_links_the_chapters_that_give_its_word():
     )
     assert "A piece. Chapter {doc}`01 </chapters/01_compute>`; section 1.4.9 of the article." in page
     assert "    32 threads.\n" in page
+
+
+def test_an_entry_links_the_appendix_by_its_name():
+    texts = {"01_compute": "a tile (分块)", "appendix_pytorch": "a tile (分块)"}
+    page = glossary.page([glossary.Term("tile", ("分块",), "A piece.")], texts)
+    links = "{doc}`01 </chapters/01_compute>`, {doc}`appendix </chapters/appendix_pytorch>`"
+    assert f"A piece. Chapters {links}." in page
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("a roofline（屋顶线）and *tiles* （分块）", {"屋顶线", "分块"}),
+        ("quantization-aware training (量化感知\n训练,\nQAT)", {"量化感知训练"}),
+        ("编码（没有在 TPU 上测过）", set()),
+        ("open (and\n\n分块) closed", set()),
+    ],
+)
+def test_terms_in_brackets_of_both_kinds_and_over_a_line_break(text, wanted):
+    assert glossary.in_parentheses(text) == wanted
 
 
 # ------------------------------------------------------------------------------------ what runs in a browser
@@ -214,6 +260,16 @@ def test_an_archive_with_other_bytes_is_refused(tmp_path):
 def test_an_archive_without_what_is_used_is_refused(tmp_path):
     wanted, pack, _ = planted({"lib/a.js": b"1"}, tmp_path)
     with pytest.raises(web_files.WebFilesError, match=r"thing 1.0 has no file \['dist"):
+        web_files.fetch(tmp_path / "web", wanted, pack)
+    assert not (tmp_path / "web" / "thing" / ".kept").exists()
+
+
+@pytest.mark.parametrize("files", [{"LICENSE": b"free"}, {"LICENSE": b"free", "dist/a.js": b"1"}])
+def test_each_pattern_has_to_fit_a_file_and_a_licence_is_none(files, tmp_path):
+    wanted, pack, _ = planted(files, tmp_path)
+    wanted["thing"]["files"] += [r"css/.*\.css"]
+    missed = wanted["thing"]["files"][len(files) - 1 :]
+    with pytest.raises(web_files.WebFilesError, match=re.escape(f"thing 1.0 has no file {missed}: see web_files.yaml")):
         web_files.fetch(tmp_path / "web", wanted, pack)
     assert not (tmp_path / "web" / "thing" / ".kept").exists()
 
@@ -283,6 +339,103 @@ def test_files_that_a_chapter_links_are_found():
     text = "[a](../data/papers.yaml) [b](https://x.org/y) [c](#below) [d](02_storage.ipynb)"
     found = make.linked_files(notebook_of(nbformat.v4.new_markdown_cell(text)), ROOT / "chapters")
     assert found == [ROOT / "data" / "papers.yaml"]
+
+
+def test_a_lab_that_a_chapter_links_is_fetched_and_has_no_page(tmp_path):
+    link = "../labs/release/01_compute/01_compute.ipynb"
+    path = tmp_path / "index.ipynb"
+    cells = [nbformat.v4.new_markdown_cell(f"[lab 01]({link}) after [01](01_compute.ipynb)")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    staged = make.staged_notebook(path)
+    assert staged.cells[0].source == f"{{download}}`lab 01 <{link}>` after [01](01_compute.ipynb)"
+    assert make.linked_files(staged, ROOT / "chapters") == [(ROOT / "chapters" / link).resolve()]
+
+
+def test_the_pages_made_from_tables_have_their_titles_and_link_chapters():
+    pages = make.written_pages()
+    titles = {name: text.split("\n", 1)[0] for name, text in pages.items()}
+    assert titles == {
+        "errata": "# What the article gets wrong",
+        "glossary": "# Glossary",
+        "not-run-here": "# Not run here",
+        "reading": "# Reading",
+    }
+    for name in ("errata", "not-run-here", "glossary"):
+        assert all(f"chapters/{chapter}" in pages[name] for chapter in ("05_quantization", "07_gpu_tpu"))
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("[a](../data/papers.yaml#pruning)", ["papers.yaml"]),
+        ('[a](../data/papers.yaml "the papers")', ["papers.yaml"]),
+        ("[a](foo_(x).md) and ![b](<a picture.png>)", ["a picture.png", "foo_(x).md"]),
+        ("[a][ref]\n\n[ref]: ../data/devices.yaml", ["devices.yaml"]),
+        ("{download}`the lab <../labs/release/a/a.ipynb>`", ["a.ipynb"]),
+        ("`[a](code.md)`\n\n```\n[b](block.md)\n```\n\n[c](index.ipynb) <https://x.org> [d](mailto:a@b.org)", []),
+    ],
+)
+def test_links_are_those_that_markdown_has(text, wanted):
+    found = make.linked_files(notebook_of(nbformat.v4.new_markdown_cell(text)), ROOT / "chapters")
+    assert [path.name for path in found] == wanted
+
+
+def test_each_link_of_the_index_to_a_lab_is_a_file_to_fetch():
+    """Labs have no page, so a plain link would be a warning, and a warning stops the book."""
+    notebook = make.staged_notebook(ROOT / "chapters" / "index.ipynb")
+    names = [path.stem for path in make.chapters()]
+    labs = [path for path in (ROOT / "labs" / "release").glob("*/*.ipynb") if path.stem in names]
+    found = make.linked_files(notebook, ROOT / "chapters")
+    assert labs
+    assert set(labs) == {path for path in found if path.suffix == ".ipynb"}
+    assert "](../labs" not in "".join(cell.source for cell in notebook.cells)
+
+
+def test_what_is_called_numpy_is_numpy():
+    """By what the modules import, also inside of functions: a few have SciPy, and tables are read by YAML."""
+    import ast
+
+    own = [name for name in make.modules() if make.part_of(name) is None]
+    allowed = {"numpy", "scipy", "yaml", "pooch", "tqdm", *sys.stdlib_module_names}  # MNIST is fetched, bars are drawn
+    for name in own:
+        source = make.LIBRARY / Path(*name.split("."))
+        source = source / "__init__.py" if source.is_dir() else source.with_suffix(".py")
+        for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module == "hwlimits":
+                modules = [f"hwlimits.{alias.name}" for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                modules = [node.module]
+            for module in modules:
+                assert module.split(".")[0] in allowed or ".".join(module.split(".")[:2]) in own, f"{name}: {module}"
+
+
+@pytest.mark.parametrize(
+    ("module", "part"),
+    [
+        ("hwlimits.roofline", None), ("hwlimits.fleet", None), ("hwlimits.widgets.hardware", "widgets"),
+        ("hwlimits.quiz", "widgets"), ("hwlimits.plots", "widgets"), ("hwlimits.pytorch.int8", "pytorch"),
+        ("hwlimits.xla", "xla"),
+    ],
+)  # fmt: skip
+def test_a_module_stands_under_what_it_is_made_of(module, part):
+    assert make.part_of(module) == part
+    (title,) = [title for title, of in make.PARTS.items() if of == part]
+    page = make.api_index(make.modules())
+    assert f"({module}.rst)" in page.split(f"## {title}\n")[1].split("## ")[0]
+
+
+def test_the_index_draws_each_chapter_and_says_it_in_words():
+    """Chapters by their numbers, NN to MM with those between, and the appendix."""
+    text = (ROOT / "book" / "index.md").read_text(encoding="utf-8")
+    words, diagram = re.search(r"```mermaid\n:alt: (.+)\n((?:.|\n)+?)```", text).groups()
+    numbers = {path.stem[:2] for path in make.chapters() if path.stem[:2].isdigit()}
+    said = set(re.findall(r"\b\d\d\b", words))
+    for first, last in re.findall(r"\b(\d\d) to (\d\d)\b", words):
+        said |= {f"{i:02}" for i in range(int(first), int(last) + 1)}
+    assert said == numbers == set(re.findall(r"\b\d\d\b", diagram))
+    assert "An appendix" in words
+    assert "appendix:" in diagram
 
 
 def test_every_module_has_one_place():

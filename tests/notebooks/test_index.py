@@ -87,6 +87,50 @@ def test_minutes_are_added_up_over_all_that_is_needed(course):
     assert rows[3].endswith("2 h 30: [00](00_name.ipynb), [01](01_name.ipynb), [02](02_name.ipynb) |")
 
 
+APPENDIX = OPENING.replace("{n} · Title {n}", "Appendix · Other tools").format(needs="chapter 01, and a tool.", t=35)
+
+
+def test_an_appendix_has_its_line_and_no_number(course):
+    without = make.index(course, course).cells
+    nbformat.write(new_notebook(cells=[new_markdown_cell(APPENDIX)]), course / "appendix_tools.ipynb")
+    cells = make.index(course, course).cells
+    assert "appendix" not in "".join(cell.source for cell in without).lower()
+    assert "All 4 chapters take about 2 h 30, of which the computer works for 8 min. The appendix is not" in (
+        cells[0].source
+    )
+    *rows, last = cells[1].source.splitlines()
+    assert rows == without[1].source.splitlines()
+    assert last == (
+        "| [Appendix: Other tools](appendix_tools.ipynb) | why? | 35 min | 2 min | "
+        "1 h 05: [00](00_name.ipynb), [01](01_name.ipynb) |"
+    )
+    assert cells[2].source.splitlines()[-1] == "- **[Appendix](appendix_tools.ipynb)** chapter 01, and a tool."
+    assert cells[3].source.splitlines()[-1] == "- **[Appendix](appendix_tools.ipynb)** problems with answers"
+    assert [c.number for c in make.chapters(course)] == ["00", "01", "02", "03"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("# Appendix · Other", "# 04 · Other", "appendix_tools: its first cell has no line of the form '# Appendix ·"),
+        ("**Time**", "Time", r"appendix_tools: its first cell has no line of the form '\*\*Time\*\* ...'"),
+        ("chapter 01", "chapter 07", "appendix_tools: it needs chapter 07, which is not there"),
+    ],
+)
+def test_an_appendix_that_does_not_say_it_is_said(course, old, new, message):
+    assert old in APPENDIX
+    opening = new_markdown_cell(APPENDIX.replace(old, new))
+    nbformat.write(new_notebook(cells=[opening]), course / "appendix_tools.ipynb")
+    with pytest.raises(ValueError, match=message):
+        make.index(course, course)
+
+
+def test_the_real_appendices_are_in_the_index():
+    text = "\n".join(cell.source for cell in read(make.INDEX).cells)
+    for path in (ROOT / "chapters").glob("appendix_*.ipynb"):
+        assert text.count(f"({path.name})") == 3
+
+
 def test_the_real_way_to_the_frontier():
     """By brute force: a chapter is on the way if following needs from 09 ever comes by it."""
     found = {c.number: c for c in make.chapters()}
@@ -104,6 +148,16 @@ def test_the_real_way_to_the_frontier():
         ("chapters 00 to 02, NumPy, and Keras", ("00", "01", "02")),
         ("chapters 01 (rooflines, 128 products) and 03 (links).", ("01", "03")),
         ("chapter 00 and Python 3.11", ("00",)),
+        ("chapter 01, 16 GB of memory and 10 minutes", ("01",)),
+        ("16 GB of memory and 10 minutes.", ()),
+        ("Chapter 04; 32 cores do no harm.", ("04",)),
+        (
+            "chapters 01 to 03 (rooflines, 16 GB), 05 and 06; 08 for the network at the end.",
+            ("01", "02", "03", "05", "06", "08"),
+        ),
+        ("chapters 01 (rooflines), 06 (load balance) and 08 (the report)", ("01", "06", "08")),
+        ("Rooflines (01), codes (04 to 06, 08) and 12 images (28 by 28)", ("01", "04", "05", "06", "08")),
+        ("chapters 01, 04 and 05, and PyTorch: `make pytorch` brings it", ("01", "04", "05")),
     ],
 )
 def test_chapters_named_in_a_sentence(needs, wanted):

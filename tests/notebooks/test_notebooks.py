@@ -8,6 +8,7 @@ import jupytext
 import nbformat
 import pytest
 from chapters import (
+    APPENDICES,
     CHAPTERS,
     ROOT,
     code,
@@ -19,12 +20,15 @@ from chapters import (
     typed_measurements,
 )
 
-each_chapter = pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+each_chapter = pytest.mark.parametrize("path", [*CHAPTERS, *APPENDICES], ids=lambda path: path.stem)
 
 
 def test_there_are_chapters():
-    assert [path.stem for path in CHAPTERS] == sorted(p.stem for p in (ROOT / "chapters" / "text").glob("*.md"))
+    assert [path.stem for path in [*CHAPTERS, *APPENDICES]] == sorted(
+        p.stem for p in (ROOT / "chapters" / "text").glob("*.md")
+    )
     assert "08_case_study" in [path.stem for path in CHAPTERS]
+    assert "appendix_pytorch" in [path.stem for path in APPENDICES]
 
 
 @each_chapter
@@ -48,7 +52,7 @@ def in_step(notebook, text):
 
 @each_chapter
 def test_in_the_form_of_a_chapter(path):
-    assert faults_of_form(read(path)) == []
+    assert faults_of_form(read(path), appendix=path in APPENDICES) == []
 
 
 @each_chapter
@@ -152,3 +156,7 @@ def test_a_chapter_without_its_parts_is_caught(chapter):
     for cell in chapter.cells:
         cell.source = cell.source.replace("## Problems", "## Questions").replace("**Time**", "Time")
     assert faults_of_form(chapter) == ["the opening lacks **Time**", "no heading '## Problems'"]
+    assert faults_of_form(read(APPENDICES[0])) == [
+        "no heading '## Check yourself'",
+        "nothing that the article says is corrected",
+    ]

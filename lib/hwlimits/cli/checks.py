@@ -6,11 +6,13 @@ import os
 import shutil
 import subprocess
 import sys
-import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+
+from hwlimits import runtime
+from hwlimits.runtime import requirement as _requirement
 
 OK, MISSING, NOTE = "ok", "missing", "note"
 LEAST_DISK_BYTES = 1e9  # MNIST, the trained models of a case study, and the file that calibration writes
@@ -55,24 +57,7 @@ def _looked(name: str, one: Callable) -> list[Check]:
 
 
 def _project() -> tuple[str, list[str]]:
-    """The versions of Python that will do, and the requirements, with those of the course's notebooks."""
-    try:
-        project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-        if project["name"] == "hwlimits":  # the checkout knows better than what was once installed
-            course = project["optional-dependencies"]["course"]
-            return project["requires-python"], [*project["dependencies"], *course]
-    except (OSError, KeyError, ValueError):
-        pass
-    own = metadata.metadata("hwlimits")
-    return own["Requires-Python"], own.get_all("Requires-Dist", [])
-
-
-def _requirement(text: str):
-    try:
-        from packaging.requirements import Requirement
-    except ImportError:  # pip has its own
-        from pip._vendor.packaging.requirements import Requirement
-    return Requirement(text)
+    return runtime.project(CHECKOUT, extras=("course",))
 
 
 def _python() -> tuple:

@@ -20,6 +20,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -328,6 +329,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     console, engine = Console(), options.engine
     suffix = "" if engine == "tfmot" else f" ENGINE={engine}"
+    try:
+        Path(BUILD).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=BUILD).close()
+    except OSError as error:
+        raise SystemExit(
+            f"The case study keeps what it trains in {Path(BUILD).absolute()}, and can't write there "
+            f"({error.strerror}): "
+            "run it in a copy of the course that is yours."
+        ) from None
     if not options.full:
         found = run(options.seeds or (0,), command="make case-study" + suffix, engine=engine)
         report.show(found, stored(), Path(BUILD) / "report.html", console)

@@ -100,6 +100,10 @@ class Explorer:
         Raises WidgetError for a knob that is not there and for a name that it does not have; what the numbers
         themselves can't be, the library says, by its own errors.
         """
+        self._check(settings)
+        return self._answer(**{knob.name: knob.start for knob in self.knobs} | settings)
+
+    def _check(self, settings: Mapping[str, Any]) -> None:
         known = {knob.name: knob for knob in self.knobs}
         for name, value in settings.items():
             if name not in known:
@@ -108,20 +112,20 @@ class Explorer:
                 raise WidgetError(f"{name}={value!r} is not one of {_listed(known[name].values)}")
             if not known[name].choice and (isinstance(value, bool) or not isinstance(value, Real)):
                 raise WidgetError(f"{name}={value!r} is no number; the knob has {_listed(known[name].values)}")
-        return self._answer(**{knob.name: knob.start for knob in self.knobs} | settings)
 
-    def sweep(self, name: str) -> list[dict[str, Any]]:
-        """What is found at each setting of one knob, the others where they start; a setting that can't be says why.
+    def sweep(self, name: str, **settings) -> list[dict[str, Any]]:
+        """What is found at each setting of one knob, the others as for `at`; a setting that can't be says why.
 
-        Raises WidgetError for a knob that is not there.
+        Raises WidgetError as `at` does.
         """
+        self._check(settings)
         (knob,) = [k for k in self.knobs if k.name == name] or [None]
         if knob is None:
             raise WidgetError(f"there is no knob {name!r}; there are {', '.join(k.name for k in self.knobs)}")
         rows = []
         for value in knob.values:
             try:
-                found = self.at(**{name: value}).found
+                found = self.at(**settings | {name: value}).found
             except ValueError as error:
                 found = {WHY_NOT: str(error)}
             rows.append({knob.label: value, **found})
@@ -130,11 +134,11 @@ class Explorer:
     # --- the form of a page -------------------------------------------------------------------
 
     def markdown(self, **settings) -> str:
-        """The sentence, the table, and for each knob, folded, what turning it alone does."""
+        """The sentence, the table, and for each knob, folded, what turning it alone does from these settings."""
         answer = self.at(**settings)
         parts = [f"**{self.question}** {answer.said}", _markdown_table(answer.rows, self.units)]
         for knob in self.knobs:
-            table = _markdown_table(self.sweep(knob.name), self.units)
+            table = _markdown_table(self.sweep(knob.name, **settings), self.units)
             parts.append(f"<details><summary>Turning: {escape(knob.label)}</summary>\n\n{table}\n\n</details>")
         return "\n\n".join(parts)
 

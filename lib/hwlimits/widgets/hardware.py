@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -18,6 +19,7 @@ DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "int8": "int
 MACHINES = ("raspberry-pi-5", "core-i7-1260p", "epyc-9654", "t4", "a100-80gb-sxm", "h100-sxm", "tpu-v5e")
 LINKS = ("ethernet-10g", "ethernet-100g", "infiniband-ndr", "pcie-4-x16", "nvlink-4")
 ELEMENT_BYTES = 4  # of a float32 gradient
+FROM_BATCH = "batch at which compute bounds"
 
 
 def roofline(here: Mapping[str, Roofline] | None = None, machines: Sequence[str] = MACHINES) -> Explorer:
@@ -59,7 +61,7 @@ def roofline(here: Mapping[str, Roofline] | None = None, machines: Sequence[str]
             return {
                 "machine": name, "peak": r.peak_flops_per_s, "bandwidth": r.bandwidth(),
                 "ridge point": r.ridge_point(), "attainable": r.attainable_flops_per_s(layer.intensity),
-                "bound": r.bound(layer), "time": r.time_s(layer),
+                "bound": r.bound(layer), "time": r.time_s(layer), FROM_BATCH: _from_batch(r, precision, width),
             }  # fmt: skip
 
         said = (
@@ -68,7 +70,8 @@ def roofline(here: Mapping[str, Roofline] | None = None, machines: Sequence[str]
             f"twice the peak it would be {seconds(faster)}, with twice the bandwidth {seconds(wider)}."
         )
         found = {"intensity": layer.intensity, "bound": bound, "time": time_s,
-                 "share of peak": attained / chosen.peak_flops_per_s, "images a second": batch / time_s}  # fmt: skip
+                 "share of peak": attained / chosen.peak_flops_per_s, "images a second": batch / time_s,
+                 FROM_BATCH: _from_batch(chosen, precision, width)}  # fmt: skip
         label = f"{width} × {width}, batch {batch}"
         return Answer(
             said, found, [row(name) for name in names],
@@ -86,6 +89,24 @@ def roofline(here: Mapping[str, Roofline] | None = None, machines: Sequence[str]
         "intensity": "FLOP/byte", "share of peak": "%",
     }  # fmt: skip
     return Explorer("What does a dense layer wait for?", knobs, answer, units)
+
+
+def _from_batch(roof: Roofline, precision: str, width: int) -> int | str:
+    """The least batch at which compute bounds a layer, or "none": each image brings inputs and outputs of its own."""
+
+    def layer(batch: int):
+        return compute.dense(width, width, batch=batch, dtype=DTYPES[precision])
+
+    one_bytes, image_bytes = layer(1).bytes, layer(2).bytes - layer(1).bytes
+    gained_s = layer(1).flops / roof.peak_flops_per_s - image_bytes / roof.bandwidth()  # by each image, on memory
+    if gained_s <= 0:
+        return "none"
+    batch = max(1, math.ceil((one_bytes - image_bytes) / roof.bandwidth() / gained_s))
+    while roof.bound(layer(batch)) == "memory":  # where rounding falls on the ridge point
+        batch += 1
+    while batch > 1 and roof.bound(layer(batch - 1)) == "compute":
+        batch -= 1
+    return batch
 
 
 def _rooflines(here) -> Mapping[str, Roofline]:

@@ -17,7 +17,6 @@ from hwlimits.widgets.explorer import Answer, Explorer, Knob, WidgetError
 
 PIXEL_BYTES = 4  # that the sparse float32 kernel reads for each weight that is left
 RANGES = ("min and max", "99.9 %", "least error")
-ROUNDED = 1 + 1e-6  # the largest number itself is not outside of codes whose scale was rounded
 SCALES = ("one", "one for each channel")
 
 
@@ -103,7 +102,9 @@ def sparsity(here: Roofline | None = None, level: str | None = None) -> Explorer
         said += f"; skipping pays from {break_even:.0%} on."
         if here:
             said += f" From the card of this computer: from {max(0.0, 1 - 1 / per_mac):.0%} on."
-        return Answer(said, row(zeros, width, form), [row(z, width, form) for z in rows_at], lambda: draw(zeros))
+        found = row(zeros, width, form)
+        found |= {f"{name} pays from": 1 - density[sparse] for name, sparse in (("a bitmap", "bitmap"), ("CSR", "csr"))}
+        return Answer(said, found, [row(z, width, form) for z in rows_at], lambda: draw(zeros))
 
     def draw(zeros: float):
         figure, axes = plots.subplots(figsize=(6.5, 3.6))
@@ -127,6 +128,7 @@ def sparsity(here: Roofline | None = None, level: str | None = None) -> Explorer
     )
     units = dict.fromkeys(("dense", "bitmap", "CSR"), "B")
     units |= dict.fromkeys(("speed-up, from the card", "speed-up, measured"), "×")
+    units |= dict.fromkeys(("a bitmap pays from", "CSR pays from"), "%")
     return Explorer("Who notices a zero?", knobs, answer, units)
 
 
@@ -155,7 +157,7 @@ def bits(weights: Mapping[str, np.ndarray] | None = None) -> Explorer:
             "error, as expected": quantization.uniform_sqnr_db(bits, float(np.abs(x).max()) / rms) if plain else None,
             "error, found": quantization.sqnr_db(x, back),
             "largest step": float(np.max(codes.scale)),
-            "clipped": float(np.mean((x > ROUNDED * codes.high) | (x < ROUNDED * codes.low))),
+            "clipped": float(np.mean((x > codes.high + codes.scale / 2) | (x < codes.low - codes.scale / 2))),
             "bytes": storage.at_rest_bytes(x.size, packed[bits], scales=channels) if bits in packed else None,
         }
 
