@@ -58,7 +58,7 @@ test: $(INSTALLED)  ## every check: style, library, doctests, notebooks
 	$(RUN) -m pytest -q tests/notebooks/after_nbval.py
 
 # tests/fast.py says by what rule; a file that needs no TensorFlow is in it.
-test-fast: $(INSTALLED)  ## the checks without TensorFlow and without running a notebook, in under five minutes
+test-fast: $(INSTALLED)  ## the checks without TensorFlow and without running a chapter, in under five minutes
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m pytest -q -m "not alone" -n $(WORKERS) --dist loadfile $$($(RUN) tests/fast.py)
@@ -177,6 +177,9 @@ $(PYTORCH): $(INSTALLED) peers/torch.lock
 xla-bench: $(INSTALLED)  ## measure JAX's device (CPU, GPU or TPU): data/results/xla_*.json (some minutes, a quiet computer)
 	$(RUN) -m hwlimits.xla --out data/results
 
+results-decoder: $(INSTALLED)  ## measure a Transformer's prefill and decode with JAX: data/results/decoder_*.json (3 minutes, a quiet computer)
+	$(RUN) -m hwlimits.xla.decoding --out data/results
+
 lock:  ## make requirements.lock from pyproject.toml (needs uv)
 	$(COMPILE) -o requirements.lock
 
@@ -195,4 +198,4 @@ format: $(INSTALLED)  ## format the code
 clean:  ## remove what was built (the virtual environment and trained models)
 	rm -rf $(VENV) build dist
 
-.PHONY: help setup case-study test test-fast lab execute index first-cells home wheel results-case-study results-choices results-qat results-frontier results-frontier-choices results-memory results-kernel-differences results-predictions results-gains results-fast-cnn results-scaling results-systolic results-classroom labs teaching book workers bench bench-compression bench-coding gpu-bench pytorch xla-bench lock lock-oldest lock-newest format clean
+.PHONY: help setup case-study test test-fast lab execute index first-cells home wheel results-case-study results-choices results-qat results-frontier results-frontier-choices results-memory results-kernel-differences results-predictions results-gains results-fast-cnn results-scaling results-systolic results-classroom labs teaching book workers bench bench-compression bench-coding gpu-bench pytorch xla-bench results-decoder lock lock-oldest lock-newest format clean

@@ -43,6 +43,7 @@ PARTS = {
     "hwlimits.pytorch: the same network, in PyTorch": "pytorch",
     "hwlimits.widgets, and other things to look at: explorers, questions, figures": "widgets",
     "hwlimits.sweep: many runs": "sweep",
+    "hwlimits.pytorch: the appendix's network": "pytorch",
     "hwlimits.xla: JAX's device": "xla",
     "hwlimits.cli: the command": "cli",
 }

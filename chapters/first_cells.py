@@ -19,7 +19,8 @@ from pathlib import Path
 
 import jupytext
 import nbformat
-from nbformat.v4 import new_code_cell
+from nbclient import NotebookClient
+from nbformat.v4 import new_code_cell, new_notebook
 
 from hwlimits import runtime
 
@@ -28,8 +29,8 @@ TAG = "hwlimits-runtime"
 METADATA = {"jupyter": {"source_hidden": True}, "tags": ["hide-input", "nbval-ignore-output", TAG]}
 HOME = re.compile(r"https://github\.com/([\w-]+/[\w.-]+)")
 LINKS = re.compile(r"\n\n\*\*Open in\*\* .*")
-# What a chapter takes at most, in bytes: training with TensorFlow, or without.
-MEMORY = {True: 2e9, False: 1e9}
+# What a chapter's processes took at most, with Colab's versions, in GB; chapter 08 starts as many as find room.
+MEMORY_GB = {"00": 0.4, "01": 2.2, "02": 2.0, "03": 1.4, "04": 1.7, "05": 1.5, "06": 1.8, "07": 1.3, "08": 2.0}
 
 CELL = """\
 import glob, importlib.util, os, subprocess, sys
@@ -37,7 +38,7 @@ import glob, importlib.util, os, subprocess, sys
 if not (3, 11) <= sys.version_info[:2] <= (3, 13):
     sys.exit("This course needs Python 3.11, 3.12 or 3.13, and this is %d.%d." % sys.version_info[:2])
 if not importlib.util.find_spec("hwlimits"):  # in Colab and Kaggle: get the library alone, and replace nothing
-    sources = glob.glob("hwlimits-*.whl") + {source}
+    sources = [*glob.glob("hwlimits-*.whl"), *glob.glob("/kaggle/input/**/hwlimits-*.whl", recursive=True){source}]
     if not sources or not {{"COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE"}} & set(os.environ):
         sys.exit("hwlimits is not installed here: {advice}.")
     print("Getting", sources[0])
@@ -77,12 +78,10 @@ def supported(minor: str) -> bool:
 
 def cell(chapter: str, address: str) -> str:
     """The source of a chapter's first cell."""
-    source, advice = [], "say make lab in the course's folder"
-    if address:
-        source = [f"git+{address}"]
-    else:
-        advice += "; in Colab and Kaggle, put its wheel (make wheel) beside this notebook"
-    return CELL.format(source=json.dumps(source), advice=advice, chapter=chapter)
+    source, advice = f', "git+{address}"' if address else "", "say make lab in the course's folder"
+    if not address:
+        advice += "; in Colab put its wheel (make wheel) beside this notebook, in Kaggle among its inputs"
+    return CELL.format(source=source, advice=advice, chapter=chapter)
 
 
 def links(chapter: str, address: str) -> str:
@@ -164,7 +163,7 @@ def written(root: Path = ROOT) -> dict[Path, str]:
         put(notebook, text.stem, address)
         found[text] = jupytext.writes(notebook, fmt="md:myst")
         wanted = packages("\n".join(c.source for c in notebook.cells if c.cell_type == "code"))
-        all_needs[text.stem] = {"packages": wanted, "memory_bytes": MEMORY["tensorflow" in wanted]}
+        all_needs[text.stem] = {"packages": wanted, "memory_bytes": 1e9 * MEMORY_GB.get(text.stem[:2], 2.0)}
         executed = root / "chapters" / f"{text.stem}.ipynb"
         if executed.exists():
             notebook = nbformat.read(executed, as_version=4)
@@ -172,6 +171,17 @@ def written(root: Path = ROOT) -> dict[Path, str]:
             found[executed] = nbformat.writes(notebook) + "\n"
     found[root / "data" / "chapters.json"] = json.dumps(all_needs, indent=1) + "\n"
     return found
+
+
+def execute_first(path: Path) -> None:
+    """Run the first cell of a notebook if that alone was changed: what it says stays with the others' outputs."""
+    notebook = nbformat.read(path, as_version=4)
+    first, *others = [c for c in notebook.cells if c.cell_type == "code"]
+    if first.execution_count is None and others and others[0].execution_count == 2:
+        alone = new_notebook(cells=[first])
+        place = {"metadata": {"path": str(path.parent)}}
+        NotebookClient(alone, kernel_name="python3", resources=place, record_timing=False).execute()
+        path.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
 
 
 def main(arguments: list[str] | None = None, root: Path = ROOT) -> None:
@@ -189,9 +199,11 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> None:
     stale = {path: text for path, text in files.items() if not path.exists() or path.read_text("utf-8") != text}
     if stale and options.check:
         names = ", ".join(str(path.relative_to(root)) for path in stale)
-        sys.exit(f"{names}: out of step with chapters/first_cells.py; run make first-cells, then make execute.")
+        sys.exit(f"{names}: out of step with chapters/first_cells.py; run make first-cells.")
     for path, text in stale.items():
         path.write_text(text, encoding="utf-8")
+        if path.suffix == ".ipynb":
+            execute_first(path)
 
 
 if __name__ == "__main__":

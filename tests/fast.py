@@ -2,7 +2,7 @@
 
 Importing TensorFlow takes seconds in each process, and what is tested with it trains. So the rule is computed from the
 imports, those inside functions too: a new test is in the fast part if all that it can reach is NumPy, numba and files.
-Of the notebooks only the form is checked (FORM), none is run. What takes long without TensorFlow is named in SLOW.
+Of the notebooks only the form is checked (FORM), no chapter is run. What takes long all the same is named in SLOW.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ HEAVY = {
     "tensorflow", "tf_keras", "keras", "tensorflow_model_optimization", "ai_edge_litert", "tflite_micro",
     "jax", "torch",
 }  # fmt: skip
-FORM = ("test_index.py", "test_notebooks.py", "test_not_run.py", "test_workflows.py")
-# Ten seconds or more of one core, and why.
+FORM = ("test_index.py", "test_notebooks.py", "test_not_run.py")
+# Half a minute or more of one core without TensorFlow, and why.
 SLOW: dict[str, str] = {}
 
 

@@ -201,3 +201,19 @@ def test_tokens_that_can_not_be(tokens, message):
 def test_no_more_can_be_forgotten_than_is_there():
     with pytest.raises(TransformerError, match=re.escape("forget(length=1): the cache has 0 tokens")):
         RunningDecoder(SMALL).forget(1)
+
+
+@pytest.mark.parametrize("length", [1.5, True, -1, "1", None])
+def test_a_length_to_keep_is_a_whole_number(tokens, length):
+    decoder = RunningDecoder(SMALL, sequences=2)
+    decoder.step(tokens)
+    with pytest.raises(TransformerError, match=re.escape(f"forget(length={length!r}): ")):
+        decoder.forget(length)
+    assert decoder.length == 9
+
+
+@pytest.mark.parametrize("sequences", [0, -1, 1.0, True, "2"])
+def test_it_has_room_for_one_text_at_least(sequences):
+    message = f"RunningDecoder 'small'(sequences={sequences!r}): must be a whole number, at least 1"
+    with pytest.raises(TransformerError, match=re.escape(message)):
+        RunningDecoder(SMALL, sequences)

@@ -58,6 +58,7 @@ def test_a_dense_layer_by_hand():
     assert found.movement_j["DRAM"].high == pytest.approx(moved_bytes / 8 * 2.6e-9)
     assert found.total_j.high == pytest.approx((102_400 * 4.6 + 57.6) * 1e-12 + moved_bytes / 8 * 2.6e-9)
     assert found.moving_share.low == pytest.approx(1 - found.arithmetic_j / found.total_j.low)
+    assert found.left_out.startswith("left out: caches and on-chip memory unless given in moved_bytes, ")
     assert "leakage" in found.left_out
 
 
@@ -93,10 +94,21 @@ def test_two_halves_take_what_the_whole_takes():
         (lambda: energy.of_cost(Cost(), "fp32", {"L2": 1.0}), "the table for 45 nm has no 'L2'"),
         (lambda: energy.of_cost(Cost(), "fp32", {"DRAM": -1.0}), "-1.0 bytes from DRAM: must be a number from 0 up"),
         (lambda: energy.of_cost(Cost(), "fp32", {"DRAM": math.nan}), "nan bytes from DRAM"),
+        (lambda: energy.of_cost(Cost(), "fp32", {"DRAM": True}), "of_cost: True bytes from DRAM: must be a number"),
+        (lambda: energy.of_cost(Cost(), "fp32", {"DRAM": "8"}), "of_cost: '8' bytes from DRAM: must be a number"),
+        (lambda: energy.of_cost(Cost(), ["fp32"]), "no energy of a MAC in ['fp32'] is in the table"),
+        (lambda: energy.mac_j(["fp32"]), "no energy of a MAC in ['fp32'] is in the table; it has fp32, fp16"),
+        (lambda: energy.power_time("t4", "1"), "power_time(t4, time_s='1'): a time is a number above 0"),
+        (lambda: energy.power_time("t4", True), "power_time(t4, time_s=True): a time is a number above 0"),
         (lambda: energy.power_time("t4", 0.0), "power_time(t4, time_s=0.0): a time is a number above 0"),
         (lambda: energy.power_time("t4", math.inf), "a time is a number above 0"),
         (lambda: energy.co2(-1.0), "co2(joules=-1.0): must be a number from 0 up"),
         (lambda: energy.co2(math.inf), "co2(joules=inf)"),
+        (lambda: energy.co2("1"), "co2(joules='1'): must be a number from 0 up"),
+        (lambda: energy.co2(True), "co2(joules=True): must be a number from 0 up"),
+        (lambda: energy.co2(1.0, overhead=True), "co2(overhead=True): a building takes at least what"),
+        (lambda: energy.co2(1.0, overhead="2"), "co2(overhead='2'): a building takes at least what"),
+        (lambda: energy.co2(1.0, overhead=math.nan), "co2(overhead=nan): a building takes at least what"),
         (lambda: energy.co2(1.0, overhead=0.9), "co2(overhead=0.9): a building takes at least what its computers take"),
     ],
 )
@@ -146,7 +158,7 @@ class TestCo2:
         assert energy.co2(0).high_g == 0
 
     def test_it_says_that_it_is_an_estimate_and_what_is_not_in_it(self):
-        assert str(energy.co2(3.6e8)) == "estimate: 48.1 kg of CO2 (3 kg in Norway, 71.3 kg in India, 2023)"
+        assert str(energy.co2(3.6e8)) == "estimate: 48.1 kg of CO2 equivalent (3 kg in Norway, 71.3 kg in India, 2023)"
         assert "making and scrapping the device" in energy.co2(1.0).left_out
 
     def test_the_grids_have_one_year_and_a_source(self):

@@ -92,6 +92,18 @@ def test_costs_that_differ_by_less_than_the_solver_s_own_gap_are_told_apart(seed
     assert fleet.cheapest(offers, 97).cost_usd == pytest.approx(best[0], rel=2e-6)
 
 
+def test_offers_may_come_from_a_generator():
+    assert fleet.cheapest((o for o in (BIG, SMALL)), 210).counts == {"big": 2, "small": 1}
+
+
+def test_as_many_as_can_be_told_apart():
+    """A million devices: one less would not do, and is seen to be less."""
+    one = Offer("one", 1, 1, 1)
+    assert fleet.cheapest([one], 1_000_000).counts == {"one": 1_000_000}
+    assert fleet.cheapest([one], 999_999).counts == {"one": 999_999}
+    assert fleet.cheapest([one, Offer("more", 1000, 999, 999)], 1_000_000).counts == {"more": 1000}
+
+
 @pytest.mark.parametrize(
     ("call", "text"),
     [
@@ -104,6 +116,22 @@ def test_costs_that_differ_by_less_than_the_solver_s_own_gap_are_told_apart(seed
         (lambda: fleet.cheapest([BIG], 1, usd_per_kwh=-0.1), "cheapest(usd_per_kwh=-0.1): must be a number from 0 up"),
         (lambda: fleet.cheapest([BIG, SMALL], 200, power_w=200),
          "no mix serves 200 examples/s on 200 W: it takes 300 W at least"),
+        (lambda: fleet.cheapest([BIG], True), "cheapest(examples_per_s=True): must be a number above 0"),
+        (lambda: fleet.cheapest([BIG], None), "cheapest(examples_per_s=None): must be a number above 0"),
+        (lambda: fleet.cheapest([BIG], "5"), "cheapest(examples_per_s='5'): must be a number above 0"),
+        (lambda: fleet.cheapest([BIG], 1, power_w="5"), "cheapest(power_w='5'): must be a number above 0"),
+        (lambda: fleet.cheapest([BIG], 1, power_w=False), "cheapest(power_w=False): must be a number above 0"),
+        (lambda: fleet.cheapest([BIG], 1, hours=None), "cheapest(hours=None): must be a number from 0 up"),
+        (lambda: fleet.cheapest([BIG], 1, hours=True), "cheapest(hours=True): must be a number from 0 up"),
+        (lambda: fleet.cheapest([BIG], 1, usd_per_kwh=math.nan), "cheapest(usd_per_kwh=nan): must be a number"),
+        (lambda: fleet.cheapest(["big"], 1), "cheapest: 'big' is no Offer"),
+        (lambda: fleet.cheapest([Offer("a", 1, 1, 1)], 1e10),
+         "cheapest: 1e+10 examples/s would take 1e+10 of 'a' alone, and the most that can be told apart are 1,000,000"),
+        (lambda: fleet.cheapest([Offer("a", 1, 1, 1), Offer("b", 1e9, 1, 1)], 1e10),
+         "1e+10 of 'a' alone, and the most that can be told apart are 1,000,000: leave it out, or give larger ones"),
+        (lambda: BIG.cost_usd(-5, 0.1), "offer 'big': hours is -5; it must be a number from 0 up"),
+        (lambda: BIG.cost_usd(1, math.nan), "offer 'big': usd_per_kwh is nan; it must be a number from 0 up"),
+        (lambda: Offer("typed", "1", 1, 1), "offer 'typed': examples_per_s is '1'; it must be a number above 0"),
         (lambda: Offer("free", 1, 1, 0), "offer 'free': price_usd is 0; it must be a number above 0"),
         (lambda: Offer("idle", 0, 1, 1), "offer 'idle': examples_per_s is 0"),
     ],

@@ -159,8 +159,23 @@ class TestWhereItIsNotMeasured:
         assert "can't be read as a number" in power.why_not_measured(tmp_path)
 
     def test_where_it_is_there_is_nothing_to_say(self, tmp_path):
+        computer = Computer(tmp_path, {"package-0": LARGE})
+        assert power.why_not_measured(tmp_path, sleep=lambda s: computer.run(s, package_0=2)) == ""
+
+    def test_counters_that_stand_still_are_no_measurement(self, tmp_path):
+        """Some virtual machines have the files, and nothing counts in them: 0 J would be a lie."""
+        computer = Computer(tmp_path, {"package-0": LARGE, "dram": LARGE})
+        said = power.why_not_measured(tmp_path, sleep=computer.run)
+        assert said.startswith("energy is not measured here: the counters stand still (package-0 + dram)")
+        with pytest.raises(NotMeasured, match=r"the counters stand still \(package-0 \+ dram\)"):
+            power.measure(lambda: computer.run(0.1), root=tmp_path, clock=computer.clock, sleep=computer.run, repeats=3)
+
+    def test_a_counter_without_a_name(self, tmp_path):
         Computer(tmp_path, {"package-0": LARGE})
-        assert power.why_not_measured(tmp_path) == ""
+        (tmp_path / "intel-rapl:0" / "name").unlink()
+        said = power.why_not_measured(tmp_path)
+        assert said.startswith("energy is not measured here: ")
+        assert "intel-rapl:0/name can't be read" in said
 
     def test_the_work_is_not_done_if_it_can_not_be_measured(self, tmp_path):
         done = []
@@ -169,8 +184,17 @@ class TestWhereItIsNotMeasured:
         assert not done
 
     def test_too_few_windows(self, tmp_path):
-        with pytest.raises(ValueError, match=r"measure\(repeats=2\): ask for at least 3 windows"):
-            power.measure(lambda: None, repeats=2, root=tmp_path)
+        for repeats in (2, 3.5, "3", True, None):
+            with pytest.raises(
+                ValueError, match=re.escape(f"measure(repeats={repeats!r}): ask for at least 3 windows")
+            ):
+                power.measure(lambda: None, repeats=repeats, root=tmp_path)
+
+    @pytest.mark.parametrize("window_s", [0, -1.0, float("nan"), float("inf"), "1", True])
+    def test_windows_without_an_end(self, tmp_path, window_s):
+        Computer(tmp_path, {"package-0": LARGE})
+        with pytest.raises(ValueError, match=re.escape(f"measure(window_s={window_s!r}): must be a number above 0")):
+            power.measure(lambda: None, window_s=window_s, root=tmp_path, clock=iter(range(9)).__next__)
 
 
 def test_this_computer_says_one_or_the_other():

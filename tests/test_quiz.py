@@ -263,6 +263,22 @@ def test_a_chapter_without_a_quiz_is_said():
         ({"right": "{x!r}"}, "is no expression"),
         ({"let": {"x": "1 +"}}, r"x = 1 \+: SyntaxError"),
         ({"let": [1]}, "let is a mapping"),
+        ({"ask": None}, "ask must be words, and it is None"),
+        ({"ask": " "}, "ask must be words, and it is ' '"),
+        ({"why": ""}, "why must be words, and it is ''"),
+        ({"why": 5}, "why must be words, and it is 5"),
+        ({"why": "{''}"}, "an option and its reason must be words, and they are '2' and ''"),
+        ({"right": ""}, "an option must be words or a number, and it is ''"),
+        ({"right": None}, "an option must be words or a number, and it is None"),
+        ({"right": True}, "an option must be words or a number, and it is True"),
+        ({"wrong": [["3", ""], ["4", "w"]]}, "why must be words, and it is ''"),
+        ({"wrong": [["3", None], ["4", "w"]]}, "why must be words, and it is None"),
+        ({"wrong": [["{2.0}", "w"], ["4", "w"]]}, "two options read alike: 2, 2.0, 4"),
+        (
+            {"right": "1,000 MB", "wrong": [["1000.0  MB", "w"], ["4", "w"]]},
+            "two options read alike: 1,000 MB, 1000.0  MB",
+        ),
+        ({"right": "n = 4", "wrong": [["n = 4.00", "w"], ["4", "w"]]}, "two options read alike"),
     ],
 )
 def test_a_question_that_is_not_well_made_is_said(change, message):
@@ -276,7 +292,30 @@ def test_a_question_that_is_not_well_made_is_said(change, message):
         quiz.question(entry, "here")
 
 
+def test_numbers_that_differ_are_not_alike():
+    for other in ("-2", "2.5", "20", "2e1", "2 MB", "1/2"):
+        assert other in quiz.question(GOOD | {"wrong": [[other, "w"], ["{x}", "w"]]}).options
+
+
+@pytest.mark.parametrize("chosen", [-1, 3, 9, 1.0, True, "A", None])
+def test_an_option_that_is_not_there_has_no_verdict(chosen):
+    message = re.escape(f"verdict({chosen!r}): the question has options 0 to 2")
+    with pytest.raises(quiz.QuizError, match=message):
+        quiz.question(GOOD).verdict(chosen)
+
+
 def test_too_few_questions_are_said(monkeypatch):
     monkeypatch.setattr(quiz, "_file", lambda: {"01_x": [GOOD] * 3})
     with pytest.raises(quiz.QuizError, match="01_x: a chapter has 4 to 6 questions"):
         quiz.questions("01_x")
+
+
+def test_too_many_questions_are_said_and_a_bad_one_by_its_number(monkeypatch):
+    monkeypatch.setattr(
+        quiz, "_file", lambda: {"01_x": [GOOD] * 7, "00_y": [GOOD, GOOD | {"right": "{y}"}, GOOD, GOOD]}
+    )
+    with pytest.raises(quiz.QuizError, match="01_x: a chapter has 4 to 6 questions"):
+        quiz.questions("01_x")
+    with pytest.raises(quiz.QuizError, match="00_y, question 2: '{y}': NameError"):
+        quiz.questions("00_y")
+    assert quiz.chapters() == ["00_y", "01_x"]

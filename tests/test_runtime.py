@@ -1,5 +1,6 @@
 """What a chapter's first cell says and does: planted services, devices, versions and a planted pip; each sentence."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -37,7 +38,7 @@ def here(monkeypatch, tmp_path):
             return SimpleNamespace(stdout=found.gpus)
         found.constraints = Path(command[command.index("-c") + 1]).read_text()
         if found.pip == 0:
-            found.versions |= {text.split(">")[0]: "9.9" for text in command if ">" in text}
+            found.versions |= {re.split("[<>]", text)[0]: "9.9" for text in command if ">" in text}
         return SimpleNamespace(returncode=found.pip, stderr=found.said)
 
     monkeypatch.setattr(runtime, "ROOT", tmp_path)
@@ -122,7 +123,7 @@ def test_a_runtime_without_tensorflow_is_refused_never_mended(here, monkeypatch)
     monkeypatch.setenv("TPU_WORKER_ID", "0")
     assert refusal("08_case_study") == (
         "Chapter 08 needs TensorFlow, and there is none here: "
-        "runtimes with a TPU come without it, so choose a CPU or a GPU, and run this cell again."
+        "choose a runtime with a CPU or a GPU, as those with a TPU come without it, or see chapter 07."
     )
     assert "pip" not in str(here.commands)
 
@@ -144,18 +145,42 @@ def test_elsewhere_what_is_missing_is_installed_beside_what_is_there(here, monke
     assert pip[:4] == [sys.executable, "-m", "pip", "install"]
     assert pip[-2:] == ["tqdm>=4.66", "ai-edge-litert>=2.1"]
     assert not {"--upgrade", "-U", "--force-reinstall", "--ignore-installed"} & set(pip)
-    held = dict(line.split("==") for line in here.constraints.splitlines())
+    held = dict(line.split("==") for line in here.constraints.splitlines() if "==" in line)
     really = {d.metadata["Name"]: d.version for d in runtime.metadata.distributions()}
     assert held == really, "every package that is here is held at its version"
     assert {"numpy", "tensorflow"} <= set(held)
 
 
+def test_what_a_runtime_was_built_around_does_not_come_in_as_somebody_s_requirement(here, monkeypatch):
+    """tf-keras requires tensorflow, and would put it over tensorflow-tpu."""
+    monkeypatch.setenv("COLAB_RELEASE_TAG", "1")
+    there = [SimpleNamespace(metadata={"Name": name}, version="2.21.0") for name in ("NumPy", "tensorflow-tpu")]
+    monkeypatch.setattr(runtime.metadata, "distributions", lambda: there)
+    del here.versions["tf-keras"]
+    runtime.check("01_compute")
+    lines = ["NumPy==2.21.0", "tensorflow-tpu==2.21.0", "jax<0", "jaxlib<0", "tensorflow<0", "torch<0"]
+    assert here.constraints.splitlines() == lines
+
+
+def test_another_build_of_tensorflow_is_tensorflow(monkeypatch):
+    def version(name):
+        if name != "tensorflow-tpu":
+            raise runtime.metadata.PackageNotFoundError(name)
+        return "2.20.1"
+
+    monkeypatch.setattr(runtime.metadata, "version", version)
+    assert runtime._version("tensorflow") == "2.20.1"
+    assert runtime._version("numpy") is None
+
+
 def test_what_pip_could_not_add_is_said_with_its_own_reason(here, monkeypatch):
     monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
     del here.versions["tqdm"]
-    here.pip, here.said = 1, "WARNING: retrying\nERROR: No matching distribution found for tqdm.\n"
+    here.pip, here.said = 1, "WARNING: retrying\nERROR: No matching distribution found for tqdm.\nERROR: help\n"
     said = "Chapter 00 needs tqdm, and pip could not add it beside what is here"
     assert refusal("00_start_here") == f"{said} (No matching distribution found for tqdm)."
+    here.said = "Traceback\nNo module named pip\n"
+    assert refusal("00_start_here") == f"{said} (No module named pip)."
     here.said = ""
     assert "(no reason given)" in refusal("00_start_here")
 
@@ -218,7 +243,10 @@ def test_a_wheel_has_its_requirements_in_its_metadata(monkeypatch, tmp_path):
     python, requirements = runtime.project(tmp_path)
     assert python == ">=3.11,<3.14"
     assert set(runtime._asked(requirements)) == {"numpy", "jupyterlab", "torch"}
-    (tmp_path / "pyproject.toml").write_text('[project]\nname = "another"\n')
+    another = (
+        '[project]\nname = "another"\nrequires-python = ">=3"\ndependencies = []\n[project.optional-dependencies]\n'
+    )
+    (tmp_path / "pyproject.toml").write_text(another)
     assert runtime.project(tmp_path)[0] == ">=3.11,<3.14", "somebody else's project is not read"
 
 

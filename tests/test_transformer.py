@@ -109,6 +109,9 @@ def test_steps_add_up(new, past, sequences):
     hidden = TINY.layers * 2 * TINY.heads * TINY.head_width * (new * (new - 1) // 2)
     assert singly.macs + hidden == together.macs
     assert singly.bytes_read >= together.bytes_read, "weights are read again by each step"
+    seen = TINY.step(new, past, scored=new, causal=True)
+    assert (seen.macs, seen.other_flops) == (singly.macs, singly.other_flops), "and with causal=True exactly as often"
+    assert seen.bytes == together.bytes
     several = TINY.step(new, past, sequences)
     assert several.macs == sequences * TINY.step(new, past).macs
     assert several.bytes <= sequences * TINY.step(new, past).bytes
@@ -137,20 +140,57 @@ def test_bytes_of_a_step_array_by_array():
     assert TINY.step(4, scored=0).macs == TINY.step(4, scored=1).macs - 50 * 8
 
 
+def test_without_scores_the_table_of_the_output_is_not_read():
+    sizes = {"weight_bytes": 1, "number_bytes": 2}
+    for model in (TINY, replace(TINY, tied=False)):
+        blind = model.step(3, past=5, sequences=2, scored=0, **sizes)
+        everything = model.parameters - 50 * 8 * (1 if model.tied else 2) - 64 * 8
+        assert blind.bytes_read == everything + (2 * 3 + 3) * 8 + 2 * 5 * (2 * 2 * 8) * 2
+        assert blind.bytes_written == 2 * 3 * (2 * 2 * 8) * 2
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_no_more_rows_than_the_table_has_are_read(tied):
+    """60 tokens of a vocabulary of 50: the whole table at most, which the scores of a tied one read anyway."""
+    model = replace(TINY, tied=tied)
+    blind, seen = (model.step(60, scored=scored, weight_bytes=1) for scored in (0, 1))
+    assert seen.bytes_read == model.parameters - 4 * 8
+    assert seen.bytes_read - blind.bytes_read == (0 if tied else 50 * 8)
+
+
 # --- time ---
 
 
 def test_a_forecast_by_hand():
     """1 TFLOP/s and 100 GB/s: the times are FLOPs and bytes over these, whichever is longer."""
-    made = forecast(LLAMA, MACHINE, prompt=512, generated=101, sequences=1)
-    middle = LLAMA.step(1, 562)
+    made = forecast(LLAMA, MACHINE, prompt=512, generated=102, sequences=1)
+    middle = LLAMA.step(1, 562)  # the first of 102 tokens comes from the prefill: 101 steps, behind 512 to 612 tokens
     assert made.step_s == pytest.approx(middle.bytes / 1e11)
     assert made.step_bound == "memory"
-    assert made.prefill_s == pytest.approx(LLAMA.step(512).flops / 1e12)
+    assert made.prefill_s == pytest.approx(LLAMA.step(512, causal=True).flops / 1e12)
     assert made.prefill_bound == "compute"
     assert made.total_s == pytest.approx(made.prefill_s + sum(LLAMA.step(1, 512 + i).bytes / 1e11 for i in range(101)))
     assert made.tokens_per_s == pytest.approx(1 / made.step_s)
-    assert made.needed_bytes == 2 * LLAMA.parameters + 613 * 2**19
+    assert made.needed_bytes == 2 * LLAMA.parameters + 613 * 2**19, "nobody reads the last token's keys and values"
+
+
+@pytest.mark.parametrize("prompt", [1, 7, 40])
+@pytest.mark.parametrize("generated", [1, 2, 3, 10, 25])
+def test_a_forecast_bounds_the_tokens_written_one_by_one(prompt, generated):
+    """Token by token from the empty cache each score that a mask leaves is computed once: no prefill can do less."""
+    machine, sizes = Roofline("slow", 1e9, {"memory": 1e12}), {"weight_bytes": 1e-9, "number_bytes": 1e-9}
+    made = forecast(TINY, machine, prompt=prompt, generated=generated, **sizes)  # next to no bytes: FLOPs alone
+    singly = sum((TINY.step(1, i, scored=int(i == prompt - 1), **sizes) for i in range(prompt)), Cost())
+    assert made.prefill_s == pytest.approx(machine.time_s(singly))
+    steps_s = [machine.time_s(TINY.step(1, prompt + i, **sizes)) for i in range(generated - 1)]
+    half_a_token = 0.5 * (machine.time_s(TINY.step(1, 21, **sizes)) - machine.time_s(TINY.step(1, 20, **sizes)))
+    assert made.total_s - made.prefill_s == pytest.approx(sum(steps_s), abs=(generated - 1) * half_a_token * 1.001)
+
+
+def test_a_text_of_one_token_takes_no_step():
+    made = forecast(TINY, MACHINE, prompt=64, generated=1)
+    assert made.total_s == made.prefill_s
+    assert made.needed_bytes == TINY.weights_bytes() + TINY.cache_bytes(64)
 
 
 @settings(max_examples=40, deadline=None)
@@ -209,6 +249,16 @@ def test_rows_of_devices():
         on_devices(LLAMA, ["h1000"], prompt=1, generated=1)
 
 
+def test_a_device_without_a_capacity_has_its_forecast():
+    """How fast this processor is is published; how much memory it takes no page says that was read."""
+    (row,) = on_devices(LLAMA, ["epyc-7742"], precisions=("fp32",), prompt=9, generated=9)
+    assert row["fits"] is None
+    assert row["precision"] == "fp32"
+    assert row["why"].startswith("epyc-7742 has no 'memory.capacity'")
+    machine = Roofline.of_device(devices.device("epyc-7742"), "fp32")
+    assert row["tokens_per_s"] == forecast(LLAMA, machine, prompt=9, generated=9).tokens_per_s
+
+
 def test_a_device_without_a_bandwidth_says_so():
     (row,) = on_devices(GPT_2, ["rp2040"], precisions=("int16",), prompt=1, generated=1)
     assert "rp2040 has no 'memory.bandwidth'" in row["why"]
@@ -254,11 +304,45 @@ def test_no_published_speed_beats_its_bound():
         (lambda: TINY.cache_bytes(1.5), "cache_bytes(tokens=1.5): must be a whole number, at least 0"),
         (lambda: forecast(TINY, MACHINE, prompt=0, generated=1), "forecast(prompt=0): must be a whole number"),
         (lambda: most_sequences(TINY, 1e6, 0), "a text without tokens takes no memory; give at least 1"),
+        (
+            lambda: forecast(GPT_2, MACHINE, prompt=1000, generated=40),
+            "forecast(prompt=1000, generated=40): gpt-2 has 1,024 positions, so it can't take 1,039 tokens",
+        ),
+        (lambda: TINY.cache_bytes(65), "cache_bytes(tokens=65): tiny has 64 positions, so it can't take 65 tokens"),
+        (lambda: most_sequences(TINY, 1e6, 65), "most_sequences(tokens=65): tiny has 64 positions, so"),
+        (lambda: most_sequences(TINY, math.nan, 9), "most_sequences(memory_bytes=nan): must be a number, at least 0"),
+        (lambda: most_sequences(TINY, math.inf, 9), "most_sequences(memory_bytes=inf): must be a number, at least 0"),
+        (lambda: most_sequences(TINY, "80", 9), "most_sequences(memory_bytes='80'): must be a number, at least 0"),
+        (lambda: most_sequences(TINY, -1, 9), "most_sequences(memory_bytes=-1): must be a number, at least 0"),
+        (lambda: most_sequences(TINY, True, 9), "most_sequences(memory_bytes=True): must be a number, at least 0"),
+        (lambda: most_sequences(TINY, 1e6, 1.5), "most_sequences(tokens=1.5): must be a whole number"),
+        (
+            lambda: on_devices(TINY, ["t4"], precisions="fp16", prompt=1, generated=1),
+            "on_devices(precisions='fp16'): give names in a list, such as ['fp16']",
+        ),
+        (
+            lambda: on_devices(TINY, ["t4"], precisions=(), prompt=1, generated=1),
+            "on_devices(precisions=()): give names in a list, at least one",
+        ),
+        (
+            lambda: on_devices(TINY, "t4", prompt=1, generated=1),
+            "on_devices(names='t4'): give names in a list, such as",
+        ),
+        (lambda: replace(TINY, gated=2), "Decoder 'tiny'(gated=2): must be True or False"),
+        (lambda: replace(TINY, bias="no"), "Decoder 'tiny'(bias='no'): must be True or False"),
+        (lambda: replace(TINY, rms=1), "Decoder 'tiny'(rms=1): must be True or False"),
+        (lambda: replace(TINY, tied=None), "Decoder 'tiny'(tied=None): must be True or False"),
     ],
 )
 def test_what_can_not_be(call, message):
     with pytest.raises(TransformerError, match=re.escape(message)):
         call()
+
+
+def test_generators_of_names_and_precisions_are_taken():
+    rows = on_devices(LLAMA, iter(["t4", "l4"]), precisions=iter(["fp16"]), prompt=1, generated=1)
+    assert [row["precision"] for row in rows] == ["fp16", "fp16"]
+    assert on_devices(LLAMA, [], prompt=1, generated=1) == []
 
 
 def test_an_unknown_activation_is_refused_when_the_decoder_is_made():
@@ -319,17 +403,20 @@ def test_a_step_of_any_kind_operation_by_operation(change, new, past, scored):
 def test_the_last_position_can_be_used():
     assert TINY.step(4, past=60).macs > 0
     assert TINY.step(64).macs > 0
-    assert forecast(TINY, MACHINE, prompt=60, generated=4).needed_bytes > 0
+    assert forecast(TINY, MACHINE, prompt=60, generated=5).needed_bytes > 0, "the 65th token is written, not read"
+    with pytest.raises(TransformerError, match="it can't take 65 tokens"):
+        forecast(TINY, MACHINE, prompt=60, generated=6)
+    assert most_sequences(TINY, 1e9, 64) > 0
 
 
 def test_a_forecast_of_several_texts_in_small_numbers_by_hand():
     sizes = {"weight_bytes": 0.5, "number_bytes": 1}
     made = forecast(LLAMA, MACHINE, prompt=32, generated=11, sequences=3, **sizes)
-    prefill, middle = LLAMA.step(32, 0, 3, **sizes), LLAMA.step(1, 37, 3, **sizes)
+    prefill, middle = LLAMA.step(32, 0, 3, causal=True, **sizes), LLAMA.step(1, 36, 3, **sizes)
     assert made.prefill_s == pytest.approx(max(prefill.flops / 1e12, prefill.bytes / 1e11))
-    assert prefill.flops == 3 * LLAMA.step(32).flops
+    assert prefill.flops == 3 * LLAMA.step(32, causal=True).flops
     assert made.step_s == pytest.approx(max(middle.flops / 1e12, middle.bytes / 1e11))
-    assert made.needed_bytes == math.ceil(LLAMA.parameters / 2) + 3 * 43 * 2 * 32 * 4096
+    assert made.needed_bytes == math.ceil(LLAMA.parameters / 2) + 3 * 42 * 2 * 32 * 4096
     assert made.tokens_per_s == pytest.approx(3 / made.step_s)
     assert (made.machine, made.sequences) == ("made up", 3)
 

@@ -40,6 +40,21 @@ def test_doubling():
     assert str(trends.growth([0, 1, 2], [1, 2, 4])) == "2.00 times a year [2.00, 2.00]"
 
 
+def test_what_grows_beyond_all_numbers_has_an_open_end():
+    found = trends.growth([2020, 2021, 2022], [1, 1e60, 1])
+    assert found.a_year == 1
+    assert (found.low, found.high) == (0, math.inf)
+    assert str(found) == "1.00 times a year [0, inf]"
+    assert trends.growth([0, 1e-3, 2e-3], [1, 1e4, 1e8]).doubling_years == 0, "ten thousand times in a thousandth"
+
+
+def test_what_shrinks_fast_is_not_nothing():
+    found = trends.growth([2020, 2021, 2022], [1.0, 1e-13, 1e-26])
+    assert found.a_year == pytest.approx(1e-13, rel=1e-9)
+    assert str(found) == "1e-13 times a year [1e-13, 1e-13]"
+    assert str(trends.growth([2020, 2021, 2022], [1.0, 1e7, 1e14])).startswith("1e+07 times a year")
+
+
 @pytest.mark.parametrize(
     ("years", "values", "text"),
     [

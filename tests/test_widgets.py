@@ -565,9 +565,9 @@ def test_every_machine_s_row_of_the_roofline_by_hand(precision, element_bytes):
 
 
 def test_bounds_of_the_rows_differ_where_the_machines_do():
-    """By their ridge points: 65 T/320 G = 203 and 12 T/51 G a byte or so; the layer has 4096 x 4096 and a batch."""
+    """Ridge points of 20 here and of 25 of a T4, in float32; 45 images of 4096 have an intensity of 22."""
     rows = widgets.roofline({"fp32": HERE}, ["t4", "h100-sxm"]).at(
-        machine="this computer", precision="fp32", batch=32, width=4096
+        machine="this computer", precision="fp32", batch=45, width=4096
     ).rows  # fmt: skip
     assert {r["machine"]: r["bound"] for r in rows}["this computer"] != {r["machine"]: r["bound"] for r in rows}["t4"]
 
@@ -704,9 +704,7 @@ def test_what_is_said_of_workers_by_hand():
     answer = widgets.speedup().at(serial=0.04, workers=12, coherency=1e-4)
     amdahl, peak = 1 / (0.04 + 0.96 / 12), np.sqrt(0.96 / 1e-4)
     assert f"The same problem: {amdahl:.3g} times as fast (Amdahl), and never more than 25." in answer.said
-    assert (
-        f"more than {np.floor(peak):.0f} make it slower" in answer.said or f"more than {peak:.0f} make" in answer.said
-    )
+    assert "more than 98 make it slower" in answer.said
     assert answer.found["USL's peak"] == pytest.approx(peak, abs=1)
     assert [row["workers"] for row in answer.rows] == sorted({12, *(2**i for i in range(13))})
     figure, text = answer.draw()

@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from hwlimits.transformer import Decoder, TransformerError
+from hwlimits.transformer import Decoder, TransformerError, whole
 
 EPSILON = 1e-5  # under the root of a variance, as in GPT-2
 
@@ -28,7 +28,7 @@ class RunningDecoder:
     weights   name -> array; layer i has 'i.qkv' (width, 3 width), 'i.out', 'i.up', 'i.down' and two norms
     length    tokens of each text in the cache
 
-    Raises TransformerError for a decoder of another kind than the module says.
+    Raises TransformerError for a decoder of another kind than the module says, and for room for no text.
     """
 
     def __init__(self, model: Decoder, sequences: int = 1, seed: int = 0):
@@ -52,14 +52,19 @@ class RunningDecoder:
                 f"RunningDecoder({model.name!r}): its {model.heads} heads of {model.head_width} must fill its width, "
                 f"{model.width}"
             )
+        (sequences,) = whole(f"RunningDecoder {model.name!r}", sequences=sequences)
         self.model, self.sequences, self.length = model, sequences, 0
         self.weights = _random_weights(model, np.random.default_rng(seed))
         shape = (model.layers, sequences, model.heads, model.positions, model.head_width)
         self._keys, self._values = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
 
     def forget(self, length: int = 0) -> None:
-        """Keep only the first `length` tokens of each text in the cache."""
-        if not 0 <= length <= self.length:
+        """Keep only the first `length` tokens of each text in the cache.
+
+        Raises TransformerError for what is no whole number, and for more tokens than the cache has.
+        """
+        (length,) = whole("forget", least=0, length=length)
+        if length > self.length:
             raise TransformerError(f"forget(length={length}): the cache has {self.length} tokens")
         self.length = length
 

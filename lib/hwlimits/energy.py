@@ -22,6 +22,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from numbers import Real
 from types import MappingProxyType
 
 from hwlimits import data
@@ -32,8 +33,8 @@ from hwlimits.units import quantity
 J_PER_KWH = 3.6e6
 HOROWITZ = "45 nm"  # the process of the table that is complete; "7 nm" has some of its rows
 LEFT_OUT = (
-    "left out: fetching and decoding instructions, registers, wires between the units, leakage, "
-    "the power supply and the cooling"
+    "left out: caches and on-chip memory unless given in moved_bytes, fetching and decoding instructions, registers, "
+    "wires between the units, leakage, the power supply and the cooling"
 )
 # What a precision's products are summed in: as the matrix units of the registry do it.
 _SUMMED_IN = {"fp32": "fp32", "fp16": "fp32", "int8": "int32", "int32": "int32"}
@@ -81,7 +82,7 @@ class Energy:
 
     @property
     def total_j(self) -> Range:
-        """Arithmetic and all bytes: the least that a chip of this process would need, by the table."""
+        """Arithmetic and bytes: what is counted, at the table's prices; a chip takes more (`left_out`)."""
         return sum(self.movement_j.values(), Range(self.arithmetic_j, self.arithmetic_j))
 
     @property
@@ -150,7 +151,7 @@ def mac_j(precision: str, process: str = HOROWITZ) -> float:
     >>> round(mac_j("fp32") / mac_j("int8"), 2)   # 3.7 + 0.9 over 0.2 + 0.1
     15.33
     """
-    if precision not in _SUMMED_IN:
+    if not isinstance(precision, str) or precision not in _SUMMED_IN:
         raise EnergyError(f"no energy of a MAC in {precision!r} is in the table; it has {', '.join(_SUMMED_IN)}")
     parts = (f"{precision} multiply", f"{_SUMMED_IN[precision]} add")
     return sum(price_j(part, process).low for part in parts)
@@ -160,7 +161,7 @@ def of_cost(cost: Cost, precision: str, moved_bytes: Mapping[str, float] | None 
     """The energy of a count by the table for 45 nm: MACs and bytes at their prices.
 
     precision     of the products (`mac_j`); count the layer in the same type, or its bytes are another one's
-    moved_bytes   level -> bytes; None: all of the count's bytes from DRAM, each once
+    moved_bytes   level -> bytes; None: all of the count's bytes from DRAM, each once, and none from caches
 
     `other_flops` are priced as additions in the type of the sums, which is too little for an exponential.
     Raises EnergyError for a precision or a level that the table doesn't have, and for bytes below 0.
@@ -170,10 +171,9 @@ def of_cost(cost: Cost, precision: str, moved_bytes: Mapping[str, float] | None 
     """
     moved = {"DRAM": float(cost.bytes)} if moved_bytes is None else dict(moved_bytes)
     for level, amount in moved.items():
-        if not 0 <= amount < math.inf:
+        if not (_is_number(amount) and 0 <= amount < math.inf):
             raise EnergyError(f"of_cost: {amount!r} bytes from {level}: must be a number from 0 up")
-    sums = price_j(f"{_SUMMED_IN.get(precision, precision)} add").low if precision in _SUMMED_IN else 0.0
-    arithmetic = cost.macs * mac_j(precision) + cost.other_flops * sums
+    arithmetic = cost.macs * mac_j(precision) + cost.other_flops * price_j(f"{_SUMMED_IN[precision]} add").low
     return Energy(arithmetic, MappingProxyType({k: byte_j(k) * n for k, n in moved.items()}), HOROWITZ)
 
 
@@ -204,7 +204,7 @@ def power_time(found: Device | str, time_s: float) -> PowerTime:
     (0.05, True)
     """
     found = device(found) if isinstance(found, str) else found
-    if isinstance(time_s, bool) or not 0 < time_s < math.inf:
+    if not (_is_number(time_s) and 0 < time_s < math.inf):
         raise EnergyError(f"power_time({found.name}, time_s={time_s!r}): a time is a number above 0")
     power = found.number("power")
     ceiling, why = _POWERS[power.what]
@@ -229,9 +229,10 @@ def flops_per_joule(found: Device | str, precision: str) -> float:
 
 @dataclass(frozen=True)
 class Co2:
-    """An estimate in grams of CO2 equivalent: on the cleanest and the dirtiest grid of the source, and in the world.
+    """An estimate in grams of CO2 equivalent: on the world's mean grid, and on the lowest and the highest one.
 
-    It prints as what it is: an estimate with its range.
+    Those are the lowest and the highest that the quotation names, not of all countries. It prints as what it is: an
+    estimate with its range.
     """
 
     low_g: float
@@ -244,7 +245,9 @@ class Co2:
 
     def __str__(self) -> str:
         low, world, high = (quantity(g, "g") for g in (self.low_g, self.world_g, self.high_g))
-        return f"estimate: {world} of CO2 ({low} in {self.low_place}, {high} in {self.high_place}, {self.year})"
+        return (
+            f"estimate: {world} of CO2 equivalent ({low} in {self.low_place}, {high} in {self.high_place}, {self.year})"
+        )
 
 
 def co2(joules: float, *, overhead: float = 1.0) -> Co2:
@@ -256,17 +259,21 @@ def co2(joules: float, *, overhead: float = 1.0) -> Co2:
     Source: data/papers.yaml, grid_carbon. Raises EnergyError for joules below 0 and an overhead below 1.
 
     >>> print(co2(3.6e6))
-    estimate: 481 g of CO2 (30 g in Norway, 713 g in India, 2023)
+    estimate: 481 g of CO2 equivalent (30 g in Norway, 713 g in India, 2023)
     """
-    if isinstance(joules, bool) or not 0 <= joules < math.inf:
+    if not (_is_number(joules) and 0 <= joules < math.inf):
         raise EnergyError(f"co2(joules={joules!r}): must be a number from 0 up")
-    if not 1 <= overhead < math.inf:
+    if not (_is_number(overhead) and 1 <= overhead < math.inf):
         raise EnergyError(f"co2(overhead={overhead!r}): a building takes at least what its computers take: 1 or more")
     rows = sorted(data.papers("grid_carbon"), key=lambda row: row["g_per_kwh"])
     (world,) = (row for row in rows if row["place"] == "world")
     used_kwh = joules * overhead / J_PER_KWH
     low, middle, high = (row["g_per_kwh"] * used_kwh for row in (rows[0], world, rows[-1]))
     return Co2(low, middle, high, rows[0]["place"], rows[-1]["place"], world["year"])
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 # --- the table ---------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import date
 from functools import cache
 from typing import Any
 
@@ -132,7 +133,11 @@ def entry(id: str) -> Entry:
 
 @cache
 def reading() -> tuple[Reading, ...]:
-    """The rows of data/reading.yaml. Raises ErrataError as `entries` does, and for a verdict that does not fit."""
+    """The rows of data/reading.yaml.
+
+    Raises ErrataError as `entries` does, for two rows of one name, for what is no day, year or address, and for a
+    verdict that does not fit.
+    """
     return _reading(_table("reading.yaml", "reading"))
 
 
@@ -193,7 +198,9 @@ def reading_markdown(found: Iterable[Reading] | None = None) -> str:
 
 
 def _table(name: str, part: str) -> list[dict]:
-    return yaml.safe_load(data.path(name).read_text(encoding="utf-8"))[part]
+    rows = yaml.safe_load(data.path(name).read_text(encoding="utf-8"))[part]
+    _check(isinstance(rows, list), name, f"{part} must be a list")
+    return rows
 
 
 def _check(condition: bool, where: str, wrong: str) -> None:
@@ -206,15 +213,31 @@ def _fields(where: str, row: Any, needed: set[str], optional: set[str] = frozens
     missing, unknown = needed - set(row), set(row) - needed - optional
     _check(not missing, where, f"lacks {', '.join(sorted(missing))}")
     _check(not unknown, where, f"has {', '.join(sorted(unknown))}; known are {', '.join(sorted(needed | optional))}")
-    for field in needed - {"quotes", "versions"}:
-        _check(isinstance(row[field], str) and row[field].strip() != "", where, f"{field} must be words")
+    said = {field for field in ("english", "says") if row.get(field) is not None}
+    for field in (needed | said) - {"quotes"}:
+        if field != "section":
+            _check(isinstance(row[field], str) and row[field].strip() != "", where, f"{field} must be words")
+    number = row.get("section")
+    _check(
+        number is None or (isinstance(number, str) and bool(re.fullmatch(r"\d+(\.\d+)*", number))),
+        where,
+        f"section {number!r} is no number",
+    )
+
+
+def _is_day(text: str) -> bool:
+    try:
+        return date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
 
 
 def _quote(where: str, row: Any) -> Quote:
     _fields(where, row, {"words", "section"}, {"versions", "english"})
-    versions = tuple(row.get("versions", (1, 2)))
-    _check(versions != () and set(versions) <= set(VERSIONS), where, f"versions {list(versions)}: choose of 1, 2, 3")
-    _check(bool(re.fullmatch(r"\d+(\.\d+)*", row["section"])), where, f"section {row['section']!r} is no number")
+    versions = row.get("versions", [1, 2])
+    known = isinstance(versions, list) and versions != [] and all(type(v) is int and v in VERSIONS for v in versions)
+    once = known and len(set(versions)) == len(versions)
+    _check(once, where, f"versions {versions!r}: a list of 1, 2, 3, each once")
     words, english = row["words"], row.get("english")
     foreign = "\n" not in words.strip() and bool(re.search(r"[\u4e00-\u9fff]", words))
     _check(
@@ -222,7 +245,7 @@ def _quote(where: str, row: Any) -> Quote:
         where,
         f"{words!r}: Chinese words have their English beside them, and code has none",
     )
-    return Quote(words, row["section"], versions, english)
+    return Quote(words, row["section"], tuple(versions), english)
 
 
 def _entries(rows: list[dict]) -> tuple[Entry, ...]:
@@ -239,6 +262,7 @@ def _entries(rows: list[dict]) -> tuple[Entry, ...]:
         node = re.fullmatch(r"tests/test_\w+\.py::test_\w+", row["proof"])
         _check(bool(node), where, f"proof {row['proof']!r} is no node id: tests/test_x.py::test_y")
         quotes = tuple(_quote(where, each) for each in row["quotes"])
+        _check(len(set(quotes)) == len(quotes), where, "two of its quotes are alike")
         title, wrong, right = (" ".join(row[field].split()) for field in ("title", "wrong", "right"))
         found[row["id"]] = Entry(row["id"], title, row["kind"], quotes, wrong, right, chapter, says, row["proof"])
     return tuple(found.values())
@@ -252,11 +276,15 @@ def _reading(rows: list[dict]) -> tuple[Reading, ...]:
         _fields(where, row, needed, {"section", "article", "verdict", "url", "year"})
         section, verdict, url, article, year = map(row.get, ("section", "verdict", "url", "article", "year"))
         _check((section is None) == (verdict is None), where, "what the article has needs a section and a verdict")
-        _check(verdict is None or verdict in VERDICTS, where, f"verdict {verdict!r}: choose {', '.join(VERDICTS)}")
-        _check(bool(re.fullmatch(r"\d{4}-\d{2}-\d{2}", row["read"])), where, f"read {row['read']!r} is no day")
+        _check(row["name"] not in {other.name for other in found}, where, "another row has this name")
+        _check(
+            verdict is None or verdict in tuple(VERDICTS), where, f"verdict {verdict!r}: choose {', '.join(VERDICTS)}"
+        )
+        _check(_is_day(row["read"]), where, f"read {row['read']!r} is no day")
         for address in (url, article):
-            _check(address is None or bool(re.match(r"https://\S+$", address)), where, f"{address!r} is no address")
-        _check(year is None or isinstance(year, int), where, f"year {year!r} is no year")
+            there = isinstance(address, str) and re.fullmatch(r"https://\S+", address)
+            _check(address is None or bool(there), where, f"{address!r} is no address")
+        _check(year is None or (type(year) is int and 1900 <= year <= 2100), where, f"year {year!r} is no year")
         if verdict in ("moved", None):
             _check(url is not None and url != article, where, "needs the address that is right today")
         if verdict == "right":

@@ -13,12 +13,14 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import re
 import string
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from html import escape
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -50,7 +52,12 @@ class Question:
     right: int
 
     def verdict(self, chosen: int) -> str:
-        """What is said to someone who chose an option."""
+        """What is said to someone who chose an option, by its number from 0.
+
+        Raises QuizError for an option that isn't there.
+        """
+        if isinstance(chosen, bool) or not isinstance(chosen, Integral) or not 0 <= chosen < len(self.options):
+            raise QuizError(f"verdict({chosen!r}): the question has options 0 to {len(self.options) - 1}")
         return f"{'Right' if chosen == self.right else 'No'}: {self.reasons[chosen]}"
 
 
@@ -77,7 +84,8 @@ def question(entry: Mapping[str, Any], where: str = "a question") -> Question:
 
     Where the right option stands among the others is drawn from the texts: always the same place, and no
     rule to learn.
-    Raises QuizError for a missing part, an expression that fails, and two options that read alike.
+    Raises QuizError for a missing or empty part, an expression that fails, and two options that read alike, as
+    "4" and "4.0" do.
 
     >>> made = question({"ask": "{n} × {n}?", "let": {"n": 3}, "right": "{n * n}", "why": "A square.",
     ...                  "wrong": [["{2 * n}", "That is a sum."], ["{n}", "That is one side."]]})
@@ -91,14 +99,35 @@ def question(entry: Mapping[str, Any], where: str = "a question") -> Question:
     pairs = isinstance(wrong, list) and all(isinstance(w, list) and len(w) == 2 for w in wrong)
     if not pairs or len(wrong) + 1 not in OPTIONS:
         raise QuizError(f"quizzes.yaml: {where}: {OPTIONS[0] - 1} or {OPTIONS[1] - 1} wrong options, each [text, why]")
+    for part, text in [("ask", entry["ask"]), ("why", entry["why"]), *(("why", why) for _, why in wrong)]:
+        if not isinstance(text, str) or not text.strip():
+            raise QuizError(f"quizzes.yaml: {where}: {part} must be words, and it is {text!r}")
+    for text in (entry["right"], *(text for text, _ in wrong)):
+        if isinstance(text, bool) or not isinstance(text, str | Real) or not str(text).strip():
+            raise QuizError(f"quizzes.yaml: {where}: an option must be words or a number, and it is {text!r}")
     names = _names(entry.get("let", {}), where)
     options = [[fill(text, names, where) for text in pair] for pair in ([entry["right"], entry["why"]], *wrong)]
-    if len({text for text, _ in options}) < len(options):
+    for text, why in options:
+        if not text.strip() or not why.strip():
+            raise QuizError(
+                f"quizzes.yaml: {where}: an option and its reason must be words, and they are {text!r} and {why!r}"
+            )
+    if len({_as_read(text) for text, _ in options}) < len(options):
         raise QuizError(f"quizzes.yaml: {where}: two options read alike: {', '.join(text for text, _ in options)}")
     place = zlib.crc32(f"{entry['ask']}{entry['right']}".encode()) % len(options)
     options.insert(place, options.pop(0))
     texts, reasons = zip(*options, strict=True)
     return Question(fill(entry["ask"], names, where), texts, reasons, place)
+
+
+def _as_read(text: str) -> str:
+    """A text without what makes no other answer of it: how its numbers are written, and white space.
+
+    >>> _as_read("1,000 MB") == _as_read("1000.0  MB"), _as_read("1 MB") == _as_read("1 Mb")  # megabits
+    (True, False)
+    """
+    number = re.compile(r"\d[\d,]*(\.\d+)?([eE][+-]?\d+)?")
+    return " ".join(number.sub(lambda found: repr(float(found[0].replace(",", ""))), text).split())
 
 
 def fill(text: str, names: Mapping[str, Any], where: str = "a text") -> str:

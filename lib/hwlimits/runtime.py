@@ -33,6 +33,8 @@ PLACES = {
 AT_HOME = "run `make setup` in the course's folder, and open the chapter by `make lab`"
 # What a runtime was built around, for its own processor and devices: nothing that pip should choose.
 LEFT_ALONE = frozenset({"jax", "jaxlib", "numpy", "tensorflow", "torch"})
+# Other builds of the same package.
+STAND_INS = {"tensorflow": ("tensorflow-tpu", "tensorflow-cpu")}
 _NAMES = {"tensorflow": "TensorFlow", "numpy": "NumPy"}
 
 
@@ -126,10 +128,12 @@ def _asked(requirements: list[str]) -> dict:
 
 
 def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
+    for build in (name, *STAND_INS.get(name, ())):
+        try:
+            return metadata.version(build)
+        except metadata.PackageNotFoundError:
+            continue
+    return None
 
 
 def _says(python: str, where: str) -> str:
@@ -160,7 +164,7 @@ def _tpu() -> bool:
 
 def _without(title: str, name: str, remedy: str) -> str:
     if name == "tensorflow" and _tpu():
-        remedy = "runtimes with a TPU come without it, so choose a CPU or a GPU, and run this cell again"
+        remedy = "choose a runtime with a CPU or a GPU, as those with a TPU come without it, or see chapter 07"
     return f"{title} needs {_NAMES.get(name, name)}, and there is none here: {remedy}."
 
 
@@ -211,12 +215,16 @@ def _install(title: str, missing: list) -> None:
     kept = {d.metadata["Name"]: d.version for d in metadata.distributions() if d.metadata["Name"]}
     with tempfile.TemporaryDirectory() as folder:
         constraints = Path(folder) / "what-is-here.txt"
-        constraints.write_text("".join(f"{name}=={version}\n" for name, version in sorted(kept.items())))
+        lines = [f"{name}=={version}" for name, version in sorted(kept.items())]
+        lines += [f"{name}<0" for name in sorted(LEFT_ALONE - {name.lower() for name in kept})]  # nor as a requirement
+        constraints.write_text("\n".join(lines))
         wanted = [f"{r.name}{r.specifier}" for r in missing]
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]
         done = subprocess.run([*command, "-c", str(constraints), *wanted], capture_output=True, text=True)
     importlib.invalidate_caches()
-    if done.returncode or any(_version(r.name) is None for r in missing):
-        said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
-        reason = said[-1].removeprefix("ERROR: ").rstrip(".") if said else "no reason given"
+    if any(_version(r.name) is None for r in missing):
+        said = [line for line in done.stderr.splitlines() if line.startswith("ERROR: ")] or done.stderr.splitlines()[
+            -1:
+        ]
+        reason = said[0].removeprefix("ERROR: ").rstrip(".") if said else "no reason given"
         raise CannotRun(f"{title} needs {names}, and pip could not add it beside what is here ({reason}).")

@@ -6,7 +6,8 @@ computed again (Pope et al. 2022, "Efficiently Scaling Transformer Inference", a
 
 A step's bytes are its compulsory traffic, as everywhere in the course (`hwlimits.counting`), with the whole step
 as one layer: every weight that it needs and every cached key and value read once, new ones and the scores
-written once. What stays inside (activations, attention scores) moves nothing. All scores of a causal mask count.
+written once. What stays inside (activations, attention scores) moves nothing. All attention scores count, those
+that a causal mask hides, too: programs compute them. A bound may count the others alone (`step(causal=True)`).
 
 >>> llama = MODELS["llama-2-7b"]
 >>> llama.parameters, llama.cache_bytes(tokens=1) / 2**20
@@ -32,11 +33,23 @@ class TransformerError(ValueError):
     """A decoder, or something asked of one, that can't be; the text says what to do."""
 
 
-def _whole(function: str, *, least: int = 1, **given) -> tuple[int, ...]:
+def whole(function: str, *, least: int = 1, **given) -> tuple[int, ...]:
+    """The numbers given, as ints. Raises TransformerError, in the name of `function`, for what is none from `least` on.
+
+    >>> whole("step", new=3, past=2)
+    (3, 2)
+    """
     for name, value in given.items():
         if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
             raise TransformerError(f"{function}({name}={value!r}): must be a whole number, at least {least}")
     return tuple(int(value) for value in given.values())
+
+
+def _names(function: str, **given) -> tuple[str, ...]:
+    ((what, names),) = given.items()
+    if isinstance(names, str):
+        raise TransformerError(f"{function}({what}={names!r}): give names in a list, such as [{names!r}]")
+    return tuple(names)
 
 
 def _size(function: str, **given) -> float:
@@ -58,7 +71,7 @@ class Decoder:
     positions   learned position vectors; 0: queries and keys are rotated (Su et al. 2021)
     tied        the embedding's table, transposed, gives the scores of the output
 
-    Raises TransformerError for what is no whole number above 0, and for heads that can't be shared.
+    Raises TransformerError for what is no whole number above 0, no True or False, and for heads that can't be shared.
     """
 
     name: str
@@ -78,8 +91,12 @@ class Decoder:
 
     def __post_init__(self):
         for field in ("vocabulary", "width", "layers", "heads", "inner"):
-            _whole(f"Decoder {self.name!r}", **{field: getattr(self, field)})
-        _whole(f"Decoder {self.name!r}", least=0, positions=self.positions)
+            whole(f"Decoder {self.name!r}", **{field: getattr(self, field)})
+        whole(f"Decoder {self.name!r}", least=0, positions=self.positions)
+        for field in ("gated", "rms", "bias", "tied"):
+            if not isinstance(getattr(self, field), bool):
+                given = f"{field}={getattr(self, field)!r}"
+                raise TransformerError(f"Decoder {self.name!r}({given}): must be True or False")
         if self.head_width is None:
             if self.width % self.heads:
                 raise TransformerError(
@@ -88,7 +105,7 @@ class Decoder:
             object.__setattr__(self, "head_width", self.width // self.heads)
         if self.key_heads is None:
             object.__setattr__(self, "key_heads", self.heads)
-        _whole(f"Decoder {self.name!r}", head_width=self.head_width, key_heads=self.key_heads)
+        whole(f"Decoder {self.name!r}", head_width=self.head_width, key_heads=self.key_heads)
         if self.heads % self.key_heads:
             raise TransformerError(
                 f"Decoder {self.name!r}: {self.heads} heads can't share {self.key_heads} key heads evenly"
@@ -135,22 +152,33 @@ class Decoder:
     def cache_bytes(self, tokens: int, sequences: int = 1, number_bytes: float = 2) -> int:
         """Bytes of the keys and values of `sequences` texts of so many tokens each.
 
+        Raises TransformerError for more tokens than there are learned positions.
+
         >>> MODELS["mistral-7b"].cache_bytes(tokens=1) // 2**10  # a quarter of Llama's: 8 heads of 32
         128
         """
-        tokens, sequences = _whole("cache_bytes", least=0, tokens=tokens, sequences=sequences)
+        tokens, sequences = whole("cache_bytes", least=0, tokens=tokens, sequences=sequences)
+        self._placed(f"cache_bytes(tokens={tokens})", tokens)
         per_token = 2 * self.layers * self.key_heads * self.head_width
         return math.ceil(tokens * sequences * per_token * _size("cache_bytes", number_bytes=number_bytes))
+
+    def _placed(self, call: str, tokens: int) -> None:
+        if self.positions and tokens > self.positions:
+            raise TransformerError(
+                f"{call}: {self.name} has {self.positions:,} positions, so it can't take {tokens:,} tokens"
+            )
 
     # --- what it does ---
 
     def step(
-        self, new: int, past: int = 0, sequences: int = 1, *, scored: int = 1, weight_bytes: float = 2,
-        number_bytes: float = 2,
+        self, new: int, past: int = 0, sequences: int = 1, *, scored: int = 1, causal: bool = False,
+        weight_bytes: float = 2, number_bytes: float = 2,
     ) -> Cost:  # fmt: skip
         """One step: `new` tokens of each of `sequences` texts that have `past` tokens in the cache.
 
         scored         positions of each text whose scores over the vocabulary are computed: the last one, to go on
+        causal         count only the attention scores that a causal mask leaves: new (past + (new + 1) / 2) of each
+                       head. False: all new (past + new), as a program multiplies that masks afterwards
         weight_bytes   of a weight; number_bytes: of a key, a value, a score over the vocabulary
 
         Prefill is step(new=prompt), decode step(new=1, past=...). Raises TransformerError for more tokens than there
@@ -160,19 +188,18 @@ class Decoder:
         >>> round(one.macs / MODELS["llama-2-7b"].read_parameters, 3)  # a multiply-add for each weight, for each token
         1.0
         """
-        new, sequences = _whole("step", new=new, sequences=sequences)
-        past, scored = _whole("step", least=0, past=past, scored=scored)
+        new, sequences = whole("step", new=new, sequences=sequences)
+        past, scored = whole("step", least=0, past=past, scored=scored)
         weight, number = _size("step", weight_bytes=weight_bytes), _size("step", number_bytes=number_bytes)
-        if self.positions and past + new > self.positions:
-            raise TransformerError(
-                f"step(past={past}, new={new}): {self.name} has {self.positions:,} positions, so it can't take "
-                f"{past + new:,} tokens"
-            )
+        self._placed(f"step(past={past}, new={new})", past + new)
         if scored > new:
             raise TransformerError(f"step(new={new}, scored={scored}): no more can be scored than is new")
-        one = self._arithmetic(new, past, scored)
-        rows = (0 if self.tied else sequences * new * self.width) + (new * self.width if self.positions else 0)
-        read = (self.read_parameters + rows) * weight + self.cache_bytes(past, sequences, number)
+        one = self._arithmetic(new, past, scored, causal)
+        # A step reads the rows of its tokens; scores read a whole table: the same one, if tied.
+        table, rows = self.vocabulary * self.width, min(sequences * new, self.vocabulary) * self.width
+        tables = (table if scored else 0) + (0 if self.tied and scored else rows)
+        places = new * self.width if self.positions else 0
+        read = (self.read_parameters - table + tables + places) * weight + self.cache_bytes(past, sequences, number)
         written = self.cache_bytes(new, sequences, number) + sequences * scored * self.vocabulary * number
         return Cost(
             macs=sequences * one.macs,
@@ -182,10 +209,10 @@ class Decoder:
             bytes_written=math.ceil(written),
         )
 
-    def _arithmetic(self, new: int, past: int, scored: int) -> Cost:
+    def _arithmetic(self, new: int, past: int, scored: int, causal: bool) -> Cost:
         """MACs and other FLOPs of one text's step; the bytes in it mean nothing."""
         w, heads, keys, bias = self.width, self.heads * self.head_width, self.key_heads * self.head_width, self.bias
-        scores = self.heads * new * (past + new)
+        scores = self.heads * (new * past + (new * (new + 1) // 2 if causal else new * new))
 
         def dense(i, o, activation=None):
             return compute.dense(i, o, positions=new, bias=bias, activation=activation)
@@ -238,7 +265,8 @@ class Forecast:
     """The least times of a batch of texts on one machine, and the bytes that they need.
 
     prefill_s      until the first token; step_s: for each further token of all texts, at the middle length
-    needed_bytes   weights and, at the end, the cache
+    total_s        prefill and a step for each generated token but the first
+    needed_bytes   weights and, at the end, the cache, without the last token: nothing comes after it
     """
 
     machine: str
@@ -260,43 +288,54 @@ def forecast(
     model: Decoder, machine: Roofline, *, prompt: int, generated: int, sequences: int = 1, weight_bytes: float = 2,
     number_bytes: float = 2,
 ) -> Forecast:  # fmt: skip
-    """What the roofline allows: texts of `prompt` tokens, and `generated` more for each.
+    """What the roofline allows: texts of `prompt` tokens, and `generated` more for each, the first by the prefill.
 
-    A bound, not an estimate: it has no overhead of any kernel, and no machine reaches its published peaks. Steps
-    count at the middle length, which is exact to half a token while one and the same limit bounds them.
+    A bound, not an estimate: it has no overhead of any kernel, counts no attention score that the causal mask hides
+    (`step(causal=True)`), and no machine reaches its published peaks. Steps count at the middle length, which is
+    exact to half a token while one and the same limit bounds them.
+
+    Raises TransformerError for more tokens than there are learned positions; the last one generated needs none.
 
     >>> roofline = Roofline("one TB/s", 1e14, {"memory": 1e12})
     >>> found = forecast(MODELS["llama-2-7b"], roofline, prompt=512, generated=128)
     >>> found.prefill_bound, found.step_bound, round(found.tokens_per_s, 1)
     ('compute', 'memory', 74.0)
     """
-    prompt, generated, sequences = _whole("forecast", prompt=prompt, generated=generated, sequences=sequences)
+    prompt, generated, sequences = whole("forecast", prompt=prompt, generated=generated, sequences=sequences)
+    model._placed(f"forecast(prompt={prompt}, generated={generated})", prompt + generated - 1)
     sizes = {"weight_bytes": weight_bytes, "number_bytes": number_bytes}
-    prefill = model.step(prompt, 0, sequences, **sizes)
-    step = model.step(1, prompt + (generated - 1) // 2, sequences, **sizes)
+    prefill = model.step(prompt, 0, sequences, causal=True, **sizes)
+    past = prompt + max(0, generated - 2) // 2
+    if model.positions:  # where the prompt fills them all, one token can still be generated
+        past = min(past, model.positions - 1)
+    step = model.step(1, past, sequences, **sizes)
     prefill_s, step_s = machine.time_s(prefill), machine.time_s(step)
-    needed = model.weights_bytes(weight_bytes) + model.cache_bytes(prompt + generated, sequences, number_bytes)
+    needed = model.weights_bytes(weight_bytes) + model.cache_bytes(prompt + generated - 1, sequences, number_bytes)
     return Forecast(
         machine.name, sequences, prefill_s, machine.bound(prefill), step_s, machine.bound(step),
-        prefill_s + generated * step_s, needed,
+        prefill_s + (generated - 1) * step_s, needed,
     )  # fmt: skip
 
 
 def on_devices(
     model: Decoder, names: Iterable[str], *, precisions: Iterable[str] = ("bf16", "fp16"), **options
 ) -> list[dict[str, Any]]:
-    """A row for each device of the registry: its forecast, whether it fits, and why there is none where there is none.
+    """A row for each device of the registry: its forecast, whether it fits, and why not all of this is known.
 
     precisions   of the arithmetic, the one preferred first; a row says which was taken, and a device that has none
                  of them has no forecast. `options` are those of `forecast`.
 
-    Raises DeviceError for a name that is not in the registry.
+    A row's `fits` is None where no forecast can be made or no memory's size is published; `why` says which.
+    Raises DeviceError for a name that is not in the registry, TransformerError for a string in place of a list of
+    them, and for no precisions.
 
     >>> [(r["precision"], r["fits"]) for r in on_devices(MODELS["llama-2-7b"], ["t4"], prompt=9, generated=9)]
     [('fp16', True)]
     """
-    precisions, rows = tuple(precisions), []
-    for name in names:
+    precisions, rows = _names("on_devices", precisions=precisions), []
+    if not precisions:
+        raise TransformerError("on_devices(precisions=()): give names in a list, at least one, such as ['fp16']")
+    for name in _names("on_devices", names=names):
         device = devices.device(name)
         row: dict[str, Any] = {"device": device.name, "title": device.title, "precision": None, "fits": None, "why": ""}
         found = [p for p in precisions if p in device.precisions]
@@ -304,8 +343,8 @@ def on_devices(
             if not found:
                 device.peak_flops_per_s(precisions[0])  # its error says what there is
             made = forecast(model, Roofline.of_device(device, found[0]), **options)
-            row |= {"precision": found[0], "fits": made.needed_bytes <= device.memory_bytes}
-            row |= asdict(made) | {"tokens_per_s": made.tokens_per_s}
+            row |= {"precision": found[0], **asdict(made), "tokens_per_s": made.tokens_per_s}
+            row["fits"] = made.needed_bytes <= device.memory_bytes
         except devices.DeviceError as error:
             row["why"] = str(error)
         rows.append(row)
@@ -335,13 +374,19 @@ def most_sequences(
 ) -> int:
     """Texts of so many tokens whose caches fit beside the weights; 0 also where the weights alone don't fit.
 
+    Raises TransformerError for bytes that are no number from 0 up, for a text without tokens, and for more tokens
+    than there are learned positions.
+
     >>> most_sequences(MODELS["llama-2-7b"], memory_bytes=80e9, tokens=2048)
     61
     """
-    left = memory_bytes - model.weights_bytes(weight_bytes)
-    each = model.cache_bytes(tokens, 1, number_bytes)
-    if not each:
+    (tokens,) = whole("most_sequences", least=0, tokens=tokens)
+    if isinstance(memory_bytes, bool) or not isinstance(memory_bytes, Real) or not 0 <= memory_bytes < math.inf:
+        raise TransformerError(f"most_sequences(memory_bytes={memory_bytes!r}): must be a number, at least 0")
+    if not tokens:
         raise TransformerError(
             f"most_sequences(tokens={tokens}): a text without tokens takes no memory; give at least 1"
         )
-    return max(0, int(left // each))
+    model._placed(f"most_sequences(tokens={tokens})", tokens)
+    left = memory_bytes - model.weights_bytes(weight_bytes)
+    return max(0, int(left // model.cache_bytes(tokens, 1, number_bytes)))

@@ -29,7 +29,10 @@ class TrendError(ValueError):
 
 @dataclass(frozen=True)
 class Growth:
-    """A factor for each year, with the ends of its 95 % interval; `points` years were fitted."""
+    """A factor for each year, with the ends of its 95 % interval; `points` years were fitted.
+
+    An end beyond all floating-point numbers is 0 or infinite: too little is known to tell it.
+    """
 
     a_year: float
     low: float
@@ -42,7 +45,8 @@ class Growth:
         return math.log(2) / math.log(self.a_year) if self.a_year > 1 else math.inf
 
     def __str__(self) -> str:
-        return f"{self.a_year:.2f} times a year [{self.low:.2f}, {self.high:.2f}]"
+        a_year, low, high = (f"{x:.2f}" if 0.1 <= x < 1e4 else f"{x:.3g}" for x in (self.a_year, self.low, self.high))
+        return f"{a_year} times a year [{low}, {high}]"
 
 
 def growth(years: Sequence[float], values: Sequence[float]) -> Growth:
@@ -68,7 +72,9 @@ def growth(years: Sequence[float], values: Sequence[float]) -> Growth:
     free = len(x) - 2
     error = math.sqrt(float(residuals @ residuals) / free / float(from_mean @ from_mean))
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, free)) * error
-    return Growth(*(round(math.exp(e), 12) for e in (slope, slope - half, slope + half)), points=len(x))
+    with np.errstate(over="ignore", under="ignore"):
+        factors = np.exp([slope, slope - half, slope + half])
+    return Growth(*(float(f"{factor:.12g}") for factor in factors), points=len(x))
 
 
 def records(kind: str, precision: str, *, since: int = 0) -> list[Device]:

@@ -10,7 +10,7 @@ from importlib import metadata
 
 import jupytext
 import pytest
-from chapters import ROOT, read
+from chapters import ROOT, faults_of_execution, read
 
 sys.path.insert(0, str(ROOT / "chapters"))
 import first_cells
@@ -21,9 +21,13 @@ HOME = "https://github.com/owner/name"
 CHAPTERS = [path.stem for path in sorted((ROOT / "chapters" / "text").glob("*.md"))]
 
 
+execute_first = first_cells.execute_first
+
+
 @pytest.fixture
-def copy(tmp_path):
-    """The files that the script reads and writes, elsewhere."""
+def copy(tmp_path, monkeypatch):
+    """The files that the script reads and writes, elsewhere; no cell is run."""
+    monkeypatch.setattr(first_cells, "execute_first", lambda path: None)
     for name in ("pyproject.toml", "data/chapters.json"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
@@ -46,6 +50,23 @@ def test_writing_twice_changes_nothing_and_leaves_all_other_cells(copy):
         assert read(path).cells[2:] == others
 
 
+def test_a_first_cell_that_was_changed_is_run_again_and_no_other(copy):
+    path = copy / "chapters" / "00_start_here.ipynb"
+    before = read(path).cells
+    first_cells.main(["--home", HOME], copy)
+    assert faults_of_execution(read(path)) == ["cell 0 was never executed"]
+    execute_first(path)
+    after = read(path)
+    assert faults_of_execution(after) == []
+    (said,) = after.cells[1].outputs
+    assert said.text.startswith("Python 3.")
+    assert after.cells[2:] == before[2:]
+    once = path.read_bytes()
+    execute_first(path)
+    first_cells.main([], copy)
+    assert path.read_bytes() == once
+
+
 def test_a_home_is_in_every_chapter_and_in_one_place(copy):
     first_cells.main(["--home", f"{HOME}/"], copy)
     assert f'Repository = "{HOME}"\n' in (copy / "pyproject.toml").read_text()
@@ -58,7 +79,7 @@ def test_a_home_is_in_every_chapter_and_in_one_place(copy):
         assert f"(https://colab.research.google.com/github/owner/name/blob/main/{file})" in opening.source
         assert f"(https://www.kaggle.com/kernels/welcome?src={HOME}/blob/main/{file})" in opening.source
         assert f"(https://mybinder.org/v2/gh/owner/name/main?urlpath=lab/tree/{file})" in opening.source
-        assert f'"git+{HOME}"' in cell.source
+        assert f', "git+{HOME}"]' in cell.source
     first_cells.main(["--home", "https://github.com/other/place"], copy)
     assert [path for path in copy.rglob("*.*") if b"owner/name" in path.read_bytes()] == []
 
@@ -85,7 +106,7 @@ def test_without_a_home_nothing_points_anywhere(copy):
         opening, cell = jupytext.read(path).cells[:2]
         assert "Open in" not in opening.source
         assert "git+" not in cell.source
-        assert "put its wheel (make wheel) beside this notebook" in cell.source
+        assert "put its wheel (make wheel) beside this notebook, in Kaggle among its inputs" in cell.source
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,7 @@ def test_without_the_library_a_computer_of_ones_own_gets_nothing_installed(wheel
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
         "hwlimits is not installed here: say make lab in the course's folder; "
-        "in Colab and Kaggle, put its wheel (make wheel) beside this notebook.\n"
+        "in Colab put its wheel (make wheel) beside this notebook, in Kaggle among its inputs.\n"
     )
     there = run([tmp_path / "env" / "bin" / "python", "-c", cells("01_compute")[0]], tmp_path, COLAB_RELEASE_TAG="1")
     assert there.returncode == 1, "it has no pip"

@@ -13,10 +13,12 @@ Source: the kernel's documentation, "Power Capping Framework"; counters are rene
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from hwlimits import devices
 from hwlimits.machine.timing import NOISY_ABOVE
 
 POWERCAP = Path("/sys/class/powercap")
+STILL_S = 0.05  # in which a counter moves, if it moves at all: even an idle package takes a thousand of its steps
 WINDOW_S = 0.25  # some hundred renewals of a counter, so that its step is below a hundredth
 SUMMED = ("package", "dram")  # the zones that do not contain each other
 AS_ROOT = "sudo chmod -R a+r /sys/class/powercap"
@@ -63,7 +66,7 @@ def zones(root: Path = POWERCAP) -> list[Zone]:
             "a virtual machine, a container, macOS and Windows show none"
         )
     folders = sorted(f for f in root.glob("intel-rapl:*") if (f / "energy_uj").exists())
-    found = [Zone((f / "name").read_text().strip(), f, _number(f / "max_energy_range_uj")) for f in folders]
+    found = [Zone(_words(f / "name"), f, _number(f / "max_energy_range_uj")) for f in folders]
     summed = [zone for zone in found if zone.name.startswith(SUMMED)]
     if not summed:
         there = ", ".join(zone.name for zone in found) or "no counter at all"
@@ -73,17 +76,38 @@ def zones(root: Path = POWERCAP) -> list[Zone]:
     return summed
 
 
-def why_not_measured(root: Path = POWERCAP) -> str:
+def why_not_measured(root: Path = POWERCAP, *, sleep: Callable[[float], None] = time.sleep) -> str:
     """One sentence that says why energy can't be measured on this computer; empty where it can.
+
+    Counters are read twice, `STILL_S` apart: some virtual machines have the files, and nothing counts in them.
 
     >>> why_not_measured(Path("/nowhere")).partition(":")[0]
     'energy is not measured here'
     """
     try:
-        zones(root)
+        counters = zones(root)
+        before = [zone.read_uj() for zone in counters]
+        sleep(STILL_S)
+        if before == [zone.read_uj() for zone in counters]:
+            raise _still(counters)
     except NotMeasured as error:
         return str(error)
     return ""
+
+
+def _still(counters: list[Zone]) -> NotMeasured:
+    names = " + ".join(zone.name for zone in counters)
+    return NotMeasured(
+        f"energy is not measured here: the counters stand still ({names}), as in some virtual machines; 0 J would be "
+        "no measurement"
+    )
+
+
+def _words(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError as error:
+        raise NotMeasured(f"energy is not measured here: {path} can't be read ({error})") from None
 
 
 def _number(path: Path) -> int:
@@ -152,11 +176,13 @@ def measure(
 ) -> Reading:
     """Energy of a call: `repeats` windows of at least `window_s` with as many calls as fit, between idle ones.
 
-    Raises NotMeasured where there are no counters, and for a window in which one may have started anew twice;
-    ValueError for less than 3 repeats.
+    Raises NotMeasured where there are no counters or none moves, and for a window in which one may have started anew
+    twice; ValueError for repeats that are no whole number from 3 on, and windows that are no number above 0.
     """
-    if repeats < 3:
-        raise ValueError(f"measure(repeats={repeats}): ask for at least 3 windows")
+    if isinstance(repeats, bool) or not isinstance(repeats, Integral) or repeats < 3:
+        raise ValueError(f"measure(repeats={repeats!r}): ask for at least 3 windows")
+    if isinstance(window_s, bool) or not isinstance(window_s, Real) or not 0 < window_s < math.inf:
+        raise ValueError(f"measure(window_s={window_s!r}): must be a number above 0")
     counters = zones(root)
     fn()  # the first call may load or compile
     joules, seconds, idle_j, idle_s = [], [], 0.0, 0.0
@@ -166,6 +192,8 @@ def measure(
         took_j, took_s, calls = _window(fn, window_s, counters, clock)
         joules.append(took_j / calls)
         seconds.append(took_s / calls)
+    if not idle_j and not any(joules):
+        raise _still(counters)
     return Reading(tuple(joules), idle_j / idle_s, statistics.median(seconds), tuple(z.name for z in counters))
 
 

@@ -48,7 +48,7 @@ class Int8Layer:
         return dense.T if dense.ndim == 2 else dense
 
     @property
-    def bytes(self) -> int:
+    def weights_bytes(self) -> int:
         """Codes, scales and biases."""
         return self.packed.numel() * self.packed.element_size() + self.weights.scale.nbytes + self.bias.numel() * 4
 
@@ -69,9 +69,9 @@ class Int8Network:
         return codes
 
     @property
-    def bytes(self) -> int:
+    def weights_bytes(self) -> int:
         """Of all weights, their scales and the biases."""
-        return sum(layer.bytes for layer in self.layers)
+        return sum(layer.weights_bytes for layer in self.layers)
 
 
 def quantize(model, images: np.ndarray, activation_bits: int | None = None) -> Int8Network:
@@ -128,7 +128,7 @@ def _layer(operators, name: str, layer, of_input: Quantization, of_output: Quant
     codes = torch.from_numpy(codes_of(kernel, weights))
     scales = torch.from_numpy(weights.scale.copy())
     zeros = torch.zeros(len(kernel), dtype=torch.int64)
-    bias = layer.bias.detach().clone()
+    bias = torch.zeros(len(kernel)) if layer.bias is None else layer.bias.detach().clone()
     x_scale, x_zero = float(of_input.scale), int(of_input.zero_point)
     if of_output is None:
         out = (1.0, 0, torch.float32)

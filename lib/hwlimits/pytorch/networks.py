@@ -16,8 +16,8 @@ import numpy as np
 from hwlimits.pytorch.engine import TorchError, torch_module
 
 IMAGE_SHAPE = (1, 28, 28)
-_TO_KERAS = {"Conv2d": (2, 3, 1, 0), "Linear": (1, 0)}
-_TO_TORCH = {"Conv2d": (3, 2, 0, 1), "Linear": (1, 0)}
+TO_KERAS = {"Conv2d": (2, 3, 1, 0), "Linear": (1, 0)}
+TO_TORCH = {"Conv2d": (3, 2, 0, 1), "Linear": (1, 0)}
 
 
 def article_cnn(seed: int = 0):
@@ -62,7 +62,7 @@ def kernels(model) -> dict[str, np.ndarray]:
     The inputs behind a `Flatten` stay in PyTorch's order.
     """
     found = weighted(model)
-    return {n: layer.weight.detach().numpy().transpose(_TO_KERAS[_kind(layer)]).copy() for n, layer in found.items()}
+    return {n: layer.weight.detach().numpy().transpose(TO_KERAS[kind_of(layer)]).copy() for n, layer in found.items()}
 
 
 def from_keras(model, arrays: Sequence[np.ndarray], input_shape: Sequence[int] = IMAGE_SHAPE) -> None:
@@ -74,7 +74,7 @@ def from_keras(model, arrays: Sequence[np.ndarray], input_shape: Sequence[int] =
     Raises TorchError, and changes nothing, unless arrays and layers fit one to one.
     """
     torch = torch_module()
-    layers = weighted(model)
+    layers = _plain("from_keras", model)
     if len(arrays) != 2 * len(layers):
         raise TorchError(
             f"from_keras: {len(arrays)} arrays for {len(layers)} layers; a kernel and a bias for each are needed"
@@ -82,7 +82,7 @@ def from_keras(model, arrays: Sequence[np.ndarray], input_shape: Sequence[int] =
     behind_flatten, ready = flattened(model, input_shape), {}
     for i, (name, layer) in enumerate(layers.items()):
         kernel, bias = (np.asarray(array, np.float32) for array in arrays[2 * i : 2 * i + 2])
-        axes = tuple(np.array(layer.weight.shape)[list(_TO_KERAS[_kind(layer)])].tolist())
+        axes = tuple(np.array(layer.weight.shape)[list(TO_KERAS[kind_of(layer)])].tolist())
         if kernel.shape != axes or bias.shape != tuple(layer.bias.shape):
             raise TorchError(
                 f"from_keras: {name} takes a kernel {axes} and a bias {tuple(layer.bias.shape)} in Keras' layout, "
@@ -91,7 +91,7 @@ def from_keras(model, arrays: Sequence[np.ndarray], input_shape: Sequence[int] =
         if name in behind_flatten:
             channels, height, width = behind_flatten[name]
             kernel = kernel.reshape(height, width, channels, -1).transpose(2, 0, 1, 3).reshape(kernel.shape)
-        ready[name] = kernel.transpose(_TO_TORCH[_kind(layer)]), bias
+        ready[name] = kernel.transpose(TO_TORCH[kind_of(layer)]), bias
     with torch.no_grad():
         for name, (kernel, bias) in ready.items():
             layers[name].weight.copy_(torch.from_numpy(kernel.copy()))
@@ -100,12 +100,12 @@ def from_keras(model, arrays: Sequence[np.ndarray], input_shape: Sequence[int] =
 
 def to_keras(model, input_shape: Sequence[int] = IMAGE_SHAPE) -> list[np.ndarray]:
     """The model's weights as a Keras model's `set_weights` takes them: the way back of `from_keras`."""
-    behind_flatten, arrays = flattened(model, input_shape), []
+    layers, behind_flatten, arrays = _plain("to_keras", model), flattened(model, input_shape), []
     for name, kernel in kernels(model).items():
         if name in behind_flatten:
             channels, height, width = behind_flatten[name]
             kernel = kernel.reshape(channels, height, width, -1).transpose(1, 2, 0, 3).reshape(kernel.shape)
-        arrays += [kernel, weighted(model)[name].bias.detach().numpy().copy()]
+        arrays += [kernel, layers[name].bias.detach().numpy().copy()]
     return arrays
 
 
@@ -120,12 +120,23 @@ def weighted(model) -> dict:
     for name, layer in model.named_modules():
         if list(layer.children()) or not hasattr(layer, "weight"):
             continue
-        if _kind(layer) not in _TO_KERAS:
+        if kind_of(layer) not in TO_KERAS:
             raise TorchError(
-                f"layer {name!r} is a {_kind(layer)}: its weights have no layout here; {', '.join(_TO_KERAS)} have"
+                f"layer {name!r} is a {kind_of(layer)}: its weights have no layout here; {', '.join(TO_KERAS)} have"
             )
         found[name] = layer
     return found
+
+
+def _plain(function: str, model) -> dict:
+    """The layers with a kernel, each with a bias, and none held by a mask: its weights would be made anew at a call."""
+    layers = weighted(model)
+    for name, layer in layers.items():
+        if layer.bias is None:
+            raise TorchError(f"{function}: {name} has no bias, and Keras' pairs of kernel and bias need one")
+        if hasattr(layer, "weight_mask"):
+            raise TorchError(f"{function}: {name} is pruned and held by its mask; finish(model) first")
+    return layers
 
 
 def flattened(model, input_shape: Sequence[int]) -> dict[str, tuple[int, int, int]]:
@@ -136,9 +147,9 @@ def flattened(model, input_shape: Sequence[int]) -> dict[str, tuple[int, int, in
     def note(name):
         def hook(layer, inputs, output):
             nonlocal last
-            if _kind(layer) == "Flatten" and inputs[0].ndim == 4:
+            if kind_of(layer) == "Flatten" and inputs[0].ndim == 4:
                 last = tuple(inputs[0].shape[1:])
-            elif _kind(layer) == "Linear" and last is not None:
+            elif kind_of(layer) == "Linear" and last is not None:
                 found[name], last = last, None
 
         return hook
@@ -153,5 +164,6 @@ def flattened(model, input_shape: Sequence[int]) -> dict[str, tuple[int, int, in
     return found
 
 
-def _kind(layer) -> str:
+def kind_of(layer) -> str:
+    """The name of a layer's class."""
     return type(layer).__name__

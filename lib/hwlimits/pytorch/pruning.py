@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from hwlimits.pytorch.engine import TorchError, torch_module
-from hwlimits.pytorch.networks import _TO_KERAS, _TO_TORCH, _kind, kernels, weighted
+from hwlimits.pytorch.networks import TO_KERAS, TO_TORCH, kernels, kind_of, weighted
 
 
 def by_magnitude(model, sparsity: Mapping[str, float]) -> None:
@@ -40,7 +40,7 @@ def hold(model, masks: Mapping[str, np.ndarray]) -> None:
         if np.shape(mask) != shapes[name].shape:
             raise TorchError(f"hold: {name} has a kernel {shapes[name].shape} and its mask {np.shape(mask)}")
     for name, mask in masks.items():
-        axes = _TO_TORCH[_kind(layers[name])]
+        axes = TO_TORCH[kind_of(layers[name])]
         values = torch.from_numpy(np.ascontiguousarray(np.asarray(mask, bool).transpose(axes)))
         _prune().custom_from_mask(layers[name], "weight", values)
 
@@ -48,7 +48,7 @@ def hold(model, masks: Mapping[str, np.ndarray]) -> None:
 def masks(model) -> dict[str, np.ndarray]:
     """The masks of the layers that are pruned, as booleans with the axes of `kernels`."""
     return {
-        name: layer.weight_mask.numpy().transpose(_TO_KERAS[_kind(layer)]).astype(bool)
+        name: layer.weight_mask.numpy().transpose(TO_KERAS[kind_of(layer)]).astype(bool)
         for name, layer in weighted(model).items()
         if hasattr(layer, "weight_mask")
     }

@@ -3,7 +3,8 @@
 Three predictions of each step, made before it is timed: of the registry's published peaks; of the bandwidth and the
 FLOP/s that the same JAX reached a moment before; and of those with what the compiled program says of itself, the
 bytes that its kernels move (XLA's cost analysis) and how many kernels there are, each of which takes a while to start
-and to end. It writes decoder_<platform>_<device>.json.
+and to end. FLOPs are of all attention scores, the masked ones too, as the program computes them: predictions of this
+program, not bounds of any. It writes decoder_<platform>_<device>.json.
 """
 
 from __future__ import annotations
