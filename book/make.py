@@ -40,7 +40,6 @@ PARTS = {
     "hwlimits.kernels: loops compiled by numba": "kernels",
     "hwlimits.machine: this computer": "machine",
     "hwlimits.training: networks, in TensorFlow": "training",
-    "hwlimits.pytorch: the same network, in PyTorch": "pytorch",
     "hwlimits.widgets, and other things to look at: explorers, questions, figures": "widgets",
     "hwlimits.sweep: many runs": "sweep",
     "hwlimits.pytorch: the appendix's network": "pytorch",
