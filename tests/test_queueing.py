@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from hwlimits.machine import serving
-from hwlimits.queueing import QueueError, md1_wait_s, missed, poisson, serve, tail
+from hwlimits.queueing import QueueError, md1_wait_s, missed, poisson, quantile_s, serve, tail
 
 arrivals = st.lists(st.floats(0, 2), min_size=1, max_size=40).map(lambda gaps: list(np.cumsum(gaps)))
 
@@ -162,6 +162,24 @@ def test_a_quantile_is_numpy_s():
         assert tail(samples, share).value_s == np.quantile(samples, share, method="inverted_cdf")
 
 
+@pytest.mark.parametrize("n", [1, 2, 3, 7, 10, 50, 100, 200, 1000])
+def test_a_quantile_is_the_first_within_which_the_share_is(n):
+    """Shares as they are written, in whole hundredths: the least number of n of which 100 times is at least n share."""
+    samples = np.random.default_rng(n).permutation(np.arange(1, n + 1)) * 1.0
+    for percent in range(1, 100):
+        wanted = next(i for i in range(1, n + 1) if 100 * i >= n * percent)
+        assert quantile_s(samples, percent / 100) == wanted, percent
+        if n < 20 or percent in (7, 14, 55, 99):
+            assert tail(samples, percent / 100).value_s == wanted, percent
+
+
+def test_a_share_that_was_computed_is_no_other_one():
+    assert quantile_s(np.arange(1.0, 11), 0.1 + 0.2) == 3
+    assert quantile_s(np.arange(1.0, 11), 1 - 0.9) == 1
+    assert quantile_s(np.arange(1.0, 11), 0.300001) == 4
+    assert quantile_s([5.0], 5e-324) == 5
+
+
 @pytest.mark.parametrize(("late", "n"), [(0, 50), (1, 50), (7, 1000), (50, 50)])
 def test_missed_against_scipy(late, n):
     samples = [2.0] * late + [0.5] * (n - late)
@@ -179,6 +197,12 @@ def test_missed_against_scipy(late, n):
         (lambda: serve([-1.0, 0.0], lambda n: 1), "give one or more times in s from 0 on"),
         (lambda: serve([0.0, 2.0, 1.0], lambda n: 1), "arrival 2 is before arrival 1: give them in order"),
         (lambda: serve([0.0], lambda n: 1, largest=0), "serve(largest=0): must be a whole number, at least 1"),
+        (lambda: serve([0.0], lambda n: 1, wait_s=True), "serve(wait_s=True): the oldest request waits 0 s or longer"),
+        (lambda: serve([0.0], lambda n: 1, wait_s=math.nan), "serve(wait_s=nan): the oldest request waits 0 s or"),
+        (lambda: serve([0.0], lambda n: 1, wait_s=math.inf), "serve(wait_s=inf): the oldest request waits 0 s or"),
+        (lambda: serve([0.0], lambda n: 1, wait_s="1"), "serve(wait_s='1'): the oldest request waits 0 s or"),
+        (lambda: quantile_s([], 0.5), "quantile_s: give one or more times in s, in one row; these have shape (0,)"),
+        (lambda: quantile_s([1.0], 1), "quantile_s(share=1): a share lies between 0 and 1, such as 0.99"),
         (lambda: serve([0.0], lambda n: 1, wait_s=-1), "serve(wait_s=-1): the oldest request waits 0 s or longer"),
         (lambda: serve([0.0], lambda n: 0), "serve: service_s(1) is 0; a batch takes longer than 0 s"),
         (lambda: md1_wait_s(100, 0.01), "keep 1.00 servers busy, so the queue of one grows without end"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hwlimits.machine import serving
-from hwlimits.queueing import QueueError, Served, poisson, serve
+from hwlimits.queueing import QueueError, Served, poisson, serve, tail
 
 TICK_S = 2.0**-20  # what a look at the clock takes: the server polls, and time must pass. Sums of it are exact
 
@@ -141,6 +141,8 @@ def test_a_sleep_that_is_too_long_is_seen_in_the_waits():
         ([0.0], {"largest": 0}, "serving.run(largest=0): must be a whole number, at least 1"),
         ([0.0], {"largest": 2.0}, "serving.run(largest=2.0): must be a whole number, at least 1"),
         ([0.0], {"wait_s": -0.1}, "serving.run(wait_s=-0.1): the oldest request waits 0 s or longer"),
+        ([0.0], {"wait_s": True}, "serving.run(wait_s=True): the oldest request waits 0 s or longer"),
+        ([0.0], {"wait_s": np.nan}, "serving.run(wait_s=nan): the oldest request waits 0 s or longer"),
         ([0.0], {"wait_s": np.inf}, "serving.run(wait_s=inf): the oldest request waits 0 s or longer"),
         ([0.0], {"wait_s": "1"}, "serving.run(wait_s='1'): the oldest request waits 0 s or longer"),
     ],
@@ -191,6 +193,9 @@ def test_a_row_by_hand():
     latencies = np.array([3, 1, 2, 10, 9, 8, 7, 4, 5, 6]) * 1e-3
     served = Served(latencies, latencies / 10, (4, 3, 2, 1), 5.0)
     assert serving.shown(served, (0.25, 0.5, 0.9, 0.999)) == {
-        "requests/s": "2", "batch, mean": "2.5", "p25": "4 ms", "p50": "6 ms", "p90": "10 ms", "p99.9": "10 ms",
+        "requests/s": "2", "batch, mean": "2.5", "p25": "3 ms", "p50": "5 ms", "p90": "9 ms", "p99.9": "10 ms",
     }  # fmt: skip
+    for share in (0.07, 0.25, 0.5, 0.55, 0.9, 0.999):
+        (said,) = list(serving.shown(served, (share,)).values())[2:]
+        assert said == f"{1000 * tail(latencies, share).value_s:g} ms", "a table and a tail mean the same"
     assert list(serving.shown(served)) == ["requests/s", "batch, mean", "p50", "p99"]

@@ -250,7 +250,7 @@ def test_rows_of_devices():
 
 
 def test_a_device_without_a_capacity_has_its_forecast():
-    """A server's processor: how much memory it has is its owner's choice, how fast it is is published."""
+    """How fast this processor is is published; how much memory it takes no page says that was read."""
     (row,) = on_devices(LLAMA, ["epyc-7742"], precisions=("fp32",), prompt=9, generated=9)
     assert row["fits"] is None
     assert row["precision"] == "fp32"

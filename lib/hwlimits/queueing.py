@@ -66,7 +66,8 @@ def serve(
     largest     requests in a batch, at most
     wait_s      for how long the oldest request waits for others to fill its batch, while the server has nothing to do
 
-    A server that becomes free takes all that wait, up to `largest`. Raises QueueError for arrivals out of order.
+    A free server begins once the batch is full or its oldest has waited `wait_s`; it takes all that are there by then,
+    up to `largest`. Raises QueueError for arrivals out of order.
 
     >>> serve([0.0, 0.0, 0.0], lambda batch: 1.0, largest=2).latencies_s
     array([1., 1., 2.])
@@ -129,13 +130,28 @@ class Tail:
     samples: int
 
 
+def quantile_s(samples_s: Sequence[float], share: float) -> float:
+    """The least of the samples within which `share` of them are: p50 for 0.5, p99 for 0.99.
+
+    One that was seen, and no mean of two (Hyndman and Fan 1996, definition 1). A share's error of rounding counts for
+    nothing: of 100 samples, 0.55 are 55, though 0.55 * 100 is above 55 in floating point.
+
+    >>> quantile_s(range(1, 101), 0.55), quantile_s([0.1, 0.2, 0.9], 0.5)
+    (55.0, 0.2)
+    """
+    samples = _samples("quantile_s", samples_s)
+    _share("quantile_s", share=share)
+    number = math.ceil(share * len(samples) * (1 - 1e-12))  # from 1 on; 1e-12: far above rounding, far below 1 / n
+    return float(np.sort(samples)[max(number, 1) - 1])
+
+
 def tail(samples_s: Sequence[float], share: float, confidence: float = 0.95) -> Tail:
     """The time within which `share` of all requests is done, with an interval that assumes no distribution.
 
-    Of n samples in order, the number below the true quantile is binomial: two order statistics bound it
-    (Conover 1999, section 3.2). Too few samples leave a side open: a 99.9th percentile needs thousands. The
-    samples are taken as independent; what slows down one request slows down its neighbours, too, so that the true
-    interval is rather wider.
+    The time is `quantile_s`. Of n samples in order, the number below the true quantile is binomial: two order
+    statistics bound it (Conover 1999, section 3.2). Too few samples leave a side open: a 99.9th percentile
+    needs thousands. The samples are taken as independent; what slows down one request slows down its
+    neighbours, too, so that the true interval is rather wider.
 
     >>> found = tail([1.0] * 90 + [9.0] * 10, 0.5)
     >>> found.value_s, found.low_s, found.high_s
@@ -153,9 +169,12 @@ def tail(samples_s: Sequence[float], share: float, confidence: float = 0.95) -> 
     # With B samples below the quantile, number i (from 1) is above it if B < i: at most `beyond` of the time for `low`,
     # and number `high` is below it if B >= high, as seldom.
     low, high = int(stats.binom.ppf(beyond, n, share)), int(stats.binom.ppf(1 - beyond, n, share)) + 1
-    value = float(ordered[min(n - 1, math.ceil(share * n) - 1)])
     return Tail(
-        share, value, float(ordered[low - 1]) if low >= 1 else None, float(ordered[high - 1]) if high <= n else None, n
+        share,
+        quantile_s(samples, share),
+        float(ordered[low - 1]) if low >= 1 else None,
+        float(ordered[high - 1]) if high <= n else None,
+        n,
     )
 
 

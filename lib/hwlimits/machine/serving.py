@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from hwlimits.queueing import Served, begin_of, check_wait, in_order, whole
+from hwlimits.queueing import Served, begin_of, check_wait, in_order, quantile_s, whole
 from hwlimits.units import seconds
 
 NAP_S = 2e-3  # a wait longer than this sleeps first: asked to sleep for less, systems oversleep by as much
@@ -66,13 +66,12 @@ def one_by_one(call: Callable[[], object], count: int, clock: Callable[[], float
 
 
 def shown(served: Served, shares: Sequence[float] = (0.5, 0.99)) -> dict[str, str]:
-    """A row of a table: requests a second, mean batch, and quantiles of the latency.
+    """A row of a table: requests a second, mean batch, and quantiles of the latency (`queueing.quantile_s`).
 
     >>> from hwlimits.queueing import serve
     >>> shown(serve([0.0, 0.0, 2.0], lambda batch: 0.5, largest=2))
     {'requests/s': '1.2', 'batch, mean': '1.5', 'p50': '500 ms', 'p99': '500 ms'}
     """
-    quantiles = np.quantile(served.latencies_s, shares, method="higher")
     return {"requests/s": f"{served.per_s:,.4g}", "batch, mean": f"{served.mean_batch:.3g}"} | {
-        f"p{100 * share:g}": seconds(float(value)) for share, value in zip(shares, quantiles, strict=True)
+        f"p{100 * share:g}": seconds(quantile_s(served.latencies_s, share)) for share in shares
     }
