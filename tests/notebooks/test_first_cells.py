@@ -168,6 +168,11 @@ def test_every_chapter_s_needs_are_in_the_file_and_are_requirements_of_the_proje
         assert {"numpy", "psutil", "matplotlib"} <= set(needs["packages"]), chapter
 
 
+def test_importing_a_part_imports_its_package():
+    """hwlimits.cli.options itself imports typer alone; its package loads what the commands use."""
+    assert {"typer", "psutil"} <= set(first_cells.packages("from hwlimits.cli.options import json"))
+
+
 @pytest.mark.parametrize(
     ("code", "found"),
     [
