@@ -47,6 +47,7 @@ mathjax4_config = {
 html_theme = "sphinx_book_theme"
 html_title = "hwlimits: how hardware limits shape AI models"
 html_static_path = ["_static"]  # book/make.py gives the staged one
+html_favicon = "_static/favicon.svg"  # a browser asks for one
 html_css_files = ["book.css"]
 html_js_files = [("book.js", {"defer": "defer"})]  # it loads mermaid where there is a diagram
 html_show_sphinx = False

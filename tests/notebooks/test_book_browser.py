@@ -69,7 +69,7 @@ def test_a_page_shows_without_a_network(name, width, browser, address):
 def test_the_diagram_is_drawn(browser, address):
     with Seen(browser, f"{address}/index.html") as page:
         assert page.locator("pre.mermaid svg").count() == 1
-        shown = page.locator("pre.mermaid svg").inner_text()
+        shown = page.locator("pre.mermaid svg").text_content()
         assert "02 storage" in shown
         assert page.locator("pre.mermaid svg").bounding_box()["width"] > 300
 

@@ -23,7 +23,9 @@ START_S, RUN_S = 120, 900
 def command_of_make_lab() -> list[str]:
     """What `make lab` would run in an environment that is set up, word by word."""
     ready = ["-o", "Makefile", "-o", f"{sys.prefix}/.installed", f"INSTALLED={sys.prefix}/.installed"]
-    said = subprocess.run(["make", "-n", "lab", *ready], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    env = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}  # this test may be make's
+    command = ["make", "--no-print-directory", "-n", "lab", *ready]
+    said = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True).stdout
     return said.strip().splitlines()[-1].split()
 
 

@@ -107,7 +107,7 @@ def check(what: str, got: np.ndarray, exact: np.ndarray, bound) -> float:
 
 
 def vendor_product(a, b, c) -> tuple[str, Callable] | None:
-    """cuBLAS's float32 product into `c`, TF32 off, by CuPy or PyTorch: (name, call); None if neither is there."""
+    """cuBLAS's float32 product into `c`, TF32 off, by CuPy or PyTorch: (name, call); None without both."""
     try:
         import cupy
     except ImportError:
@@ -123,7 +123,7 @@ def vendor_product(a, b, c) -> tuple[str, Callable] | None:
 
 
 def vendor_convolution(x, weights, bias) -> tuple[str, Callable] | None:
-    """cuDNN's float32 convolution and PyTorch's ReLU, TF32 off, channels last: (name, call); None without PyTorch.
+    """cuDNN's float32 convolution and PyTorch's ReLU, TF32 off, channels last: (name, call); None without it.
 
     The call returns its result, (images, filters, height, width).
     """
@@ -141,6 +141,8 @@ def _torch():
     try:
         import torch
     except ImportError:
+        return None
+    if not torch.cuda.is_available():  # a build for processors, as the appendix has it
         return None
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
