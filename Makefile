@@ -64,7 +64,7 @@ test-fast: $(INSTALLED)  ## the checks without TensorFlow and without running a 
 	$(RUN) -m pytest -q -m "not alone" -n $(WORKERS) --dist loadfile $$($(RUN) tests/fast.py)
 
 lab: $(INSTALLED)  ## open JupyterLab on the course
-	$(RUN) -m jupyter lab $(LAB_OPTIONS) chapters/index.ipynb
+	$(RUN) -m jupyter lab $(LAB_OPTIONS) --LabApp.default_url=/lab/tree/chapters/index.ipynb
 
 execute: $(INSTALLED)  ## run the chapters and keep their outputs (after editing chapters/text/)
 	set -e; for text in chapters/text/*.md; do \
