@@ -444,7 +444,7 @@ def test_the_command_writes_what_it_found_and_what_made_it(jax, monkeypatch, tmp
     assert {"jax", "jaxlib", "numpy", "python"} <= set(made_by["versions"])
     assert made_by["versions"]["jax"] == jax.__version__
     assert made_by["device"]["kind"] == jax.devices()[0].device_kind
-    assert made_by["command"] == "python -m hwlimits.xla --quick --seconds 300"
+    assert made_by["command"] == "python -m hwlimits.xla --out data/results --quick --seconds 300"
     measured = {one["precision"] for one in found["products"]}
     assert {"float32", "int8"} <= measured
     for precision in set(xla.PRECISIONS) - measured:

@@ -196,12 +196,6 @@ def made_by(command: str, commit: str | None, device: dict) -> dict:
     return record
 
 
-def _command(given: argparse.Namespace) -> str:
-    options = ["--quick"] if given.quick else []
-    options += [f"--seconds {given.seconds:g}"] if given.seconds != BUDGET_S else []
-    return f"python -m hwlimits.xla {' '.join(options)}" if options else "make xla-bench"
-
-
 def _seconds(text: str) -> float:
     try:
         value = float(text)
@@ -212,24 +206,39 @@ def _seconds(text: str) -> float:
     return value
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m hwlimits.xla", description=__doc__)
+def begin(
+    prog: str, about: str, target: str, budget_s: float, arguments: list[str] | None
+) -> tuple[argparse.Namespace, dict, dict]:
+    """What each program of this package does first: the options given, JAX's device, and the result's provenance.
+
+    It ends the program with a sentence, before minutes of work, where there is no JAX, the commit is not told, or the
+    folder can't be written.
+    """
+    parser = argparse.ArgumentParser(prog=prog, description=about)
     parser.add_argument("--out", type=Path, required=True, help="folder of the result")
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that it runs")
     parser.add_argument(
-        "--seconds", type=_seconds, default=BUDGET_S, help="start nothing after so long (default: %(default)s)"
+        "--seconds", type=_seconds, default=budget_s, help="start nothing after so long (default: %(default)s)"
     )
     parser.add_argument("--commit", help="the commit that runs, where there is no git to ask")
     given = parser.parse_args(arguments)
+    options = ["--quick"] if given.quick else []
+    options += [f"--seconds {given.seconds:g}"] if given.seconds != budget_s else []
+    command = " ".join([prog, "--out data/results", *options]) if options else target
     try:
         device = xla.device()
-        record = made_by(_command(given), given.commit, device)
+        record = made_by(command, given.commit, device)
         if given.commit is None and not given.quick:
             require_clean_commit()
-        result_folder(given.out)  # before minutes of work
+        result_folder(given.out)
     except (RuntimeError, OSError) as error:
         parser.exit(2, f"{error}\n")
     print(f"{device['kind']}, {device['platform_version'].splitlines()[0]}", flush=True)
+    return given, device, record
+
+
+def main(arguments: list[str] | None = None) -> None:
+    given, device, record = begin("python -m hwlimits.xla", __doc__, "make xla-bench", BUDGET_S, arguments)
     found = measured(given.quick, given.seconds)
     target = given.out / file_name(device, machine()["cpu"], given.quick)
     result = {"provenance": record, "quick": given.quick} | found

@@ -9,26 +9,24 @@ program, not bounds of any. It writes decoder_<platform>_<device>.json.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import gc
 import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hwlimits import devices, xla
 from hwlimits.counting import Cost
-from hwlimits.machine.provenance import machine, require_clean_commit, result_folder
+from hwlimits.machine.provenance import machine
 from hwlimits.machine.timing import Timing, measure
 from hwlimits.roofline import Roofline
 from hwlimits.transformer import MODELS, Decoder
 from hwlimits.units import seconds
-from hwlimits.xla.__main__ import Run, _seconds, elements_for, file_name, made_by, plain
+from hwlimits.xla.__main__ import Run, begin, elements_for, file_name, plain
 from hwlimits.xla.decoder import TYPES, Program, empty_cache, program, random_weights
 from hwlimits.xla.engine import calling, compiled, jax_module, random_block
 from hwlimits.xla.precisions import XlaError, lacks
@@ -358,25 +356,9 @@ def measured(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m hwlimits.xla.decoding", description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the result")
-    parser.add_argument("--quick", action="store_true", help="tiny shapes, to see that it runs")
-    parser.add_argument(
-        "--seconds", type=_seconds, default=BUDGET_S, help="start nothing after so long (default: %(default)s)"
+    given, device, record = begin(
+        "python -m hwlimits.xla.decoding", __doc__, "make results-decoder", BUDGET_S, arguments
     )
-    parser.add_argument("--commit", help="the commit that runs, where there is no git to ask")
-    given = parser.parse_args(arguments)
-    command = f"python -m hwlimits.xla.decoding --out data/results{' --quick' if given.quick else ''}"
-    command += f" --seconds {given.seconds:g}" if given.seconds != BUDGET_S else ""
-    try:
-        device = xla.device()
-        record = made_by(command, given.commit, device)
-        if given.commit is None and not given.quick:
-            require_clean_commit()
-        result_folder(given.out)  # before minutes of work
-    except (RuntimeError, OSError) as error:
-        parser.exit(2, f"{error}\n")
-    print(f"{device['kind']}, {device['platform_version'].splitlines()[0]}", flush=True)
     target = given.out / file_name(device, machine()["cpu"], given.quick, start="decoder")
 
     def keep(found):  # after each step: what was measured is there whatever comes next
